@@ -1,0 +1,268 @@
+"""Options, fixtures, and the parametrisation of the tests over the models (see promises.py)."""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from pathlib import Path
+
+import harness
+import hypothesis
+import pexpect
+import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
+from promises import MODELS, PROMISES, foreign_model
+from reaper import Reaper
+
+# The same examples in every run, and nothing stored.
+hypothesis.settings.register_profile(
+    "suite",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=25,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+hypothesis.settings.load_profile("suite")
+
+SCRATCH, REAPER, SERVERS = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("chat", "teaching chat")
+    group.addoption("--server-cmd", help='test this server instead: "./my_server {port}"')
+    group.addoption("--like", help="with --server-cmd: expect no more of it than of this model")
+    group.addoption("--promises", help="test these promises alone, separated by commas")
+    group.addoption("--models", help="test these models alone, separated by commas")
+    group.addoption("--deadline", type=float, help="seconds for anything that must happen")
+
+
+def chosen(config, option, known):
+    """The names that an option lists, checked."""
+    names = [name for name in (config.getoption(option) or "").split(",") if name]
+    if unknown := [name for name in names if name not in known]:
+        raise pytest.UsageError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
+    return names
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "promise(name, instead=None): the promise of the contract that it holds"
+    )
+    config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
+    harness.DEADLINE = config.getoption("--deadline") or harness.DEADLINE
+    chosen(config, "--promises", PROMISES)
+    names = chosen(config, "--models", [model.name for model in MODELS])
+    chosen(config, "--like", [model.name for model in MODELS])
+    command = config.getoption("--server-cmd")
+    if command and "{port}" not in command:
+        raise pytest.UsageError("--server-cmd: say with {port} where the port goes")
+    config.models = [model for model in MODELS if not names or model.name in names]
+    if command:
+        config.models = [foreign_model(command, config.getoption("--like"))]
+
+
+def pytest_report_header(config):
+    return "servers: " + ", ".join(map(str, config.models))
+
+
+def pytest_unconfigure(config):
+    if REAPER in config.stash:
+        config.stash[REAPER].close()
+
+
+def promise_of(definition):
+    """The promise that a test holds, and what is done instead in the models for which it is meant."""
+    mark = definition.get_closest_marker("promise")
+    return (mark.args[0], mark.kwargs.get("instead", "")) if mark else ("", "")
+
+
+def pytest_generate_tests(metafunc):
+    """Run a test for each model that keeps its promise, or that does the named thing instead."""
+    if "model" not in metafunc.fixturenames:
+        return
+    promise, instead = promise_of(metafunc.definition)
+    models = [model for model in metafunc.config.models if model.instead(promise) == instead]
+    metafunc.parametrize("model", models or [None], ids=str)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what was not asked for, and skip what cannot be had."""
+    promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
+    narrowed = config.getoption("--server-cmd") or config.getoption("--models")
+    for item in items:
+        promise = promise_of(item)[0].partition(".")[0]
+        if promise and promise not in PROMISES:
+            raise pytest.UsageError(f"{item.nodeid}: no promise is called {promise}")
+        model = item.callspec.params.get("model") if hasattr(item, "callspec") else None
+        wanted = (not promises or promise in promises) and (model or "model" not in item.fixturenames)
+        if not wanted or (narrowed and not model):
+            dropped.append(item)
+            continue
+        kept.append(item)
+        item.user_properties.append(("promise", promise))
+        ours = item.get_closest_marker("ours")
+        if ours and model and model.foreign:
+            item.add_marker(pytest.mark.skip(reason=f"needs our own servers: {ours.args[0]}"))
+        if model and model.missing:
+            item.add_marker(pytest.mark.skip(reason=model.missing))
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add to a failure which promise is broken, what went over the wire, and the server's log."""
+    outcome = yield
+    report = outcome.get_result()
+    if not report.failed:
+        return
+    promise = promise_of(item)[0].partition(".")[0]
+    if promise:
+        report.sections.append(("the promise", f"{promise}: {PROMISES[promise]}"))
+    for server in item.stash.get(SERVERS, []):
+        report.sections.append(("sent and come", server.describe()))
+        report.sections.append(("the server's log", server.log[-4000:]))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """For a student's server: which promises it keeps."""
+    if not terminalreporter.config.getoption("--server-cmd"):
+        return
+    counts = {name: {"passed": 0, "failed": 0, "error": 0, "skipped": 0} for name in PROMISES}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            if name := dict(report.user_properties).get("promise"):
+                counts[name][outcome] += 1
+    terminalreporter.section("promises")
+    for name, count in counts.items():
+        broken = count["failed"] + count["error"]
+        verdict = f"BROKEN in {broken} tests" if broken else "kept" if count["passed"] else "not tested"
+        terminalreporter.line(f"{name:10} {verdict}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def many_descriptors():
+    """Allow pytest itself, which is every client, as many descriptors as it may have."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 20000 if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+
+
+@pytest.fixture(scope="session")
+def reaper(pytestconfig):
+    """What ends everything that the tests have started, whatever happens to pytest."""
+    if REAPER not in pytestconfig.stash:
+        pytestconfig.stash[REAPER] = Reaper()
+    return pytestconfig.stash[REAPER]
+
+
+@pytest.fixture(scope="session")
+def scratch_root(reaper):
+    """A directory for this pytest process, which goes when it goes."""
+    path = Path(tempfile.mkdtemp(prefix="chat-tests-"))
+    reaper.directory(path)
+    set_hypothesis_home_dir(path / "hypothesis")
+    return path
+
+
+@pytest.fixture
+def scratch(scratch_root):
+    """An empty directory for one test."""
+    path = Path(tempfile.mkdtemp(dir=scratch_root))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def log_path(scratch):
+    """A function that names a new log file."""
+    names = (scratch / f"log{number}" for number in range(1000))
+    return lambda: next(names)
+
+
+@pytest.fixture
+def run(reaper, log_path):
+    """Start any program: `run(["nc", ...], stdin=subprocess.PIPE)` gives a harness.Process."""
+    processes = []
+
+    def start(command, **options):
+        processes.append(harness.Process(reaper, command, log_path(), **options))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture
+def terminal(reaper):
+    """Start a program on a terminal of its own: `terminal(["telnet", ...])` gives a pexpect.spawn."""
+    children = []
+
+    def spawn(command, **options):
+        child = pexpect.spawn(command[0], list(map(str, command[1:])), timeout=harness.DEADLINE, **options)
+        reaper.begin_group(child.pid)
+        children.append(child)
+        return child
+
+    yield spawn
+    for child in children:
+        child.close(force=True)
+        try:
+            os.killpg(child.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        reaper.end_group(child.pid)
+
+
+@pytest.fixture
+def start(request, model, reaper, log_path):
+    """Start the model's server: `start(nofile=64)` gives a harness.Server. No log may hold a traceback."""
+    servers = request.node.stash.setdefault(SERVERS, [])
+
+    def start_server(*args, **options):
+        servers.append(harness.Server(reaper, model, log_path(), *args, **options))
+        return servers[-1]
+
+    yield start_server
+    for server in servers:
+        server.close()
+    for server in servers:
+        if not model.foreign and "Traceback" in server.log:
+            raise harness.BrokenPromise(f"a traceback in the log:\n{server.log}")
+
+
+@pytest.fixture
+def server(start):
+    """A server of the model, listening. It must still be running when the test is over."""
+    server = start()
+    yield server
+    if not server.running:
+        raise harness.BrokenPromise(f"the server ended with {server.popen.returncode}:\n{server.log}")
+
+
+@pytest.fixture
+def needs_ipv6():
+    """Skip where the machine has no IPv6."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6: {error}")
+
+
+@pytest.fixture
+def serve(request, reaper, log_path):
+    """Start the server of a model that the test names: `serve("poll_based")` gives a harness.Server."""
+    servers = request.node.stash.setdefault(SERVERS, [])
+    models = {model.name: model for model in MODELS}
+
+    def start_server(name, *args, **options):
+        servers.append(harness.Server(reaper, models[name], log_path(), *args, **options))
+        return servers[-1]
+
+    yield start_server
+    for server in servers:
+        server.close()

@@ -1,0 +1,573 @@
+"""What the tests are written with: `Server`, a server in a process of its own, and `Peer`, a raw TCP client.
+
+Nothing here sleeps and hopes: whatever must happen is awaited, and has DEADLINE seconds to happen, which is
+generous, as the machine may be busy. Whatever fails says what was sent and what came, in bytes, and shows
+the server's log.
+"""
+
+import contextlib
+import ipaddress
+import itertools
+import os
+import random
+import re
+import selectors
+import shlex
+import signal
+import socket
+import struct
+import subprocess
+import time
+from collections import deque
+
+import psutil
+
+DEADLINE = 15.0  # seconds for anything that must happen
+LINGER_RESET = struct.pack("ii", 1, 0)
+LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
+SHOWN = 600  # bytes of a transcript that a failure shows
+
+
+class BrokenPromise(AssertionError):
+    """The server did not do what it should have done."""
+
+
+def wait_until(condition, within=None, every=0.01):
+    """Call `condition` until it is true or the time is over, and return what it gave last."""
+    end = time.monotonic() + (within or DEADLINE)
+    while not (result := condition()) and time.monotonic() < end:
+        time.sleep(every)
+    return result
+
+
+def shorten(data, most=SHOWN):
+    """The bytes as a literal; of many, the beginning and the end."""
+    if len(data) <= most:
+        return repr(bytes(data))
+    half = most // 2
+    return f"{bytes(data[:half])!r} ... {len(data) - 2 * half} bytes ... {bytes(data[-half:])!r}"
+
+
+def free_port():
+    """A port that nobody listens on, outside of the range that the kernel hands out by itself."""
+    while True:
+        port = random.randrange(10000, 32000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Transcript:
+    """The beginning and the end of what went over a connection, for the failure message."""
+
+    def __init__(self):
+        self.head, self.tail, self.count = b"", b"", 0
+
+    def add(self, data):
+        self.count += len(data)
+        room = SHOWN - len(self.head)
+        self.head += data[:room]
+        self.tail = (self.tail + data[room:])[-SHOWN // 2 :] if room < len(data) else self.tail
+
+    def __str__(self):
+        if self.count == len(self.head) + len(self.tail):
+            return repr(self.head + self.tail)
+        return f"{self.head[: SHOWN // 2]!r} ... of {self.count} bytes ... {self.tail!r}"
+
+
+class Process:
+    """A program in a session and process group of its own, its output (both kinds) in a file.
+
+    Made by the fixture `run`, which ends it and all its children when the test ends.
+    """
+
+    def __init__(self, reaper, command, log_path, **options):
+        """Start `command`; `options` are those of subprocess.Popen."""
+        self.command, self.log_path = list(command), log_path
+        self._reaper = reaper
+        env = {**os.environ, **options.pop("env", {})}
+        env.pop("PYTHONUNBUFFERED", None)
+        with open(log_path, "ab") as log:
+            options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
+            self.popen = subprocess.Popen(self.command, start_new_session=True, env=env, **options)
+        self.pid = self.popen.pid
+        reaper.begin_group(self.pid)
+
+    @property
+    def log(self):
+        """What the program has written so far."""
+        return self.log_path.read_text(errors="backslashreplace")
+
+    @property
+    def running(self):
+        return self.popen.poll() is None
+
+    def await_log(self, pattern, within=None):
+        """Wait until the regular expression is found in the log, and return the match."""
+        __tracebackhide__ = True
+        found = wait_until(lambda: re.search(pattern, self.log, re.MULTILINE), within)
+        if not found:
+            raise BrokenPromise(f"the log never had {pattern!r}:\n{self.log}")
+        return found
+
+    def signal(self, number):
+        """Send a signal to the program, and to it alone."""
+        os.kill(self.pid, number)
+
+    def signal_group(self, number):
+        """Send a signal to the program and all its children, as a terminal does at Ctrl-C."""
+        os.killpg(self.pid, number)
+
+    @contextlib.contextmanager
+    def frozen(self):
+        """Meanwhile the program is stopped, so that what is done to it has all happened when it goes on."""
+        self.signal_group(signal.SIGSTOP)
+        try:
+            wait_until(lambda: all(p.status() == psutil.STATUS_STOPPED for p in self.processes()))
+            yield
+        finally:
+            self.signal_group(signal.SIGCONT)
+
+    def wait(self, within=None):
+        """Wait until the program ends, and return its exit status."""
+        __tracebackhide__ = True
+        try:
+            return self.popen.wait(within or DEADLINE)
+        except subprocess.TimeoutExpired:
+            raise BrokenPromise(f"still running after {within or DEADLINE} seconds") from None
+
+    def processes(self):
+        """The living processes of its group: itself, its children and theirs."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
+                if os.getpgid(process.pid) == self.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def _sum(self, measure):
+        total = 0
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                total += measure(process)
+        return total
+
+    def memory(self):
+        """Bytes of memory that are its own, of all its processes together."""
+        return self._sum(lambda process: process.memory_full_info().uss)
+
+    def cpu(self):
+        """Seconds of CPU used so far by all its processes together, ended children included."""
+        return self._sum(lambda process: sum(process.cpu_times()[:4]))
+
+    def descriptors(self):
+        """How many descriptors all its processes together hold."""
+        return self._sum(lambda process: process.num_fds())
+
+    def kill(self):
+        """End the whole group, at once."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            self.signal_group(signal.SIGKILL)
+        self.popen.wait()
+        self._reaper.end_group(self.pid)
+
+
+class Server(Process):
+    """A chat server under test. Made by the fixtures `server` and `start`.
+
+    `join` gives clients that are known to be in the room, `connect` one of which that is not known.
+    """
+
+    def __init__(
+        self,
+        reaper,
+        model,
+        log_path,
+        *args,
+        port=0,
+        host=None,
+        nofile=None,
+        shell='exec "$@"',
+        announce=True,
+        **options,
+    ):
+        """Start the model's server, and wait until it listens.
+
+        `args`: further arguments, `nofile`: a limit of descriptors (RLIMIT_NOFILE), `shell`: what a shell
+        is to do with the command in "$@" (`exec "$@" 2>&-` closes the log), `announce=False`: do not
+        wait, and the port is the one given.
+        """
+        self.model, self.host = model, host or "127.0.0.1"
+        self.peers, self.gone, self._calls = [], deque(maxlen=8), itertools.count()
+        if model.foreign:
+            self.port = port or free_port()
+            command = [part.replace("{port}", str(self.port)) for part in model.command]
+        else:
+            self.port = port
+            command = [*model.command, str(port), *(("--host", host) if host else ()), *map(str, args)]
+        if nofile:
+            shell = f"ulimit -n {nofile}; {shell}"
+        if shell != 'exec "$@"':
+            command = ["sh", "-c", shell, "sh", *command]
+        super().__init__(reaper, command, log_path, **options)
+        if model.foreign:
+            self._await_port()
+        elif announce:
+            self._await_announcement()
+
+    def _await_announcement(self):
+        """Take the port from the first line of the log."""
+        __tracebackhide__ = True
+        line = wait_until(lambda: self.log.partition("\n")[0] if "\n" in self.log else not self.running)
+        found = LISTENING.search(line) if isinstance(line, str) else None
+        if not found:
+            state = "waits" if self.running else f"ended with {self.popen.poll()}"
+            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log}")
+        self.port = int(found[3])
+
+    def _await_port(self):
+        """Poll the port of a server whose log is not known."""
+        __tracebackhide__ = True
+
+        def answers():
+            with contextlib.suppress(OSError):
+                socket.create_connection((self.host, self.port), timeout=1).close()
+                return True
+            return not self.running
+
+        if not wait_until(answers, every=0.05) or not self.running:
+            state = "does not listen" if self.running else f"ended with status {self.popen.poll()}"
+            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}; it wrote:\n{self.log}")
+
+    def connect(self, receive_buffer=None):
+        """A new client. The system has accepted it; whether the server has, is not known.
+
+        `receive_buffer`: the size of the client's receive buffer, small for a slow reader.
+        """
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        if receive_buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.settimeout(DEADLINE)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            sock.connect((self.host, self.port))
+        except OSError:
+            sock.close()
+            raise
+        peer = Peer(self, sock)
+        self.peers.append(peer)
+        return peer
+
+    def join(self, count=1, receive_buffer=None):
+        """A list of `count` new clients that are in the room for certain, and have nothing to read.
+
+        A log line would tell, but only of a server whose log is known. So one client in the room speaks
+        until every newcomer has heard it. All others hear it too; from those that read (all that are not
+        marked `deaf`) it is taken off again.
+        """
+        __tracebackhide__ = True
+        listeners = [peer for peer in self.peers if not peer.deaf]
+        newcomers = [self.connect(receive_buffer) for _ in range(count)]
+        if self.model.echoes:
+            for peer in newcomers:
+                peer.send(b"echo?\n")
+                peer.expect_line(peer, "echo?")
+            return newcomers
+        helper = None
+        if not listeners:
+            helper = self.connect() if count == 1 else newcomers[0]
+        speaker = helper or listeners[0]
+        self._speak_to(speaker, [peer for peer in listeners + newcomers if peer is not speaker])
+        if count == 1 and helper:
+            helper.close()
+        return newcomers
+
+    def _speak_to(self, speaker, listeners):
+        """Let `speaker` speak until each of `listeners` has heard it, and take away what it said."""
+        __tracebackhide__ = True
+        heard, said, end, pause = set(), [], time.monotonic() + DEADLINE, 0.25
+        while len(heard) < len(listeners):
+            said.append(speaker.line(f"is everybody here? {next(self._calls)}"))
+            speaker.send(said[-1].partition(b" says: ")[2])
+            silence = time.monotonic() + pause
+            for peer in listeners:
+                if peer not in heard and peer.hears(said[-1], silence):
+                    heard.add(peer)
+            if time.monotonic() > end:
+                missing = next(peer for peer in listeners if peer not in heard)
+                missing.fail(f"{missing.name} never heard {speaker.name}", said[-1])
+            pause *= 2
+        for peer in listeners:
+            if not peer.hears(said[-1], end):
+                peer.fail(f"{peer.name} no longer hears {speaker.name}", said[-1])
+            for line in said:  # what was said before it joined it did not hear
+                peer.unread = peer.unread.replace(line, b"", 1)
+
+    def pair(self):
+        """A client that speaks and one that hears it; the very same where a server only echoes."""
+        if self.model.echoes:
+            return self.join(1) * 2
+        return self.join(2)
+
+    def check_room(self):
+        """Fail unless the room is open: a newcomer's words are heard by another one."""
+        __tracebackhide__ = True
+        speaker, listener = self.pair()
+        speaker.send(b"still there?\n")
+        listener.expect_line(speaker, "still there?")
+        for peer in {speaker, listener}:
+            peer.close()
+
+    def check_idle(self, seconds=1.0, share=0.15):
+        """Fail if the server uses more than that share of a CPU while nothing happens."""
+        __tracebackhide__ = True
+
+        def rests():
+            before, start = self.cpu(), time.monotonic()
+            time.sleep(seconds)
+            used.append((self.cpu() - before) / (time.monotonic() - start))
+            return used[-1] <= share
+
+        used = []
+        # What it still had to do may have been on its way: only who never rests spins.
+        if not any(rests() for _ in range(3)):
+            shares = ", ".join(f"{share:.0%}" for share in used)
+            raise BrokenPromise(f"it has nothing to do, and uses {shares} of a CPU")
+
+    def check_descriptors(self, at_most):
+        """Fail unless the server comes down to as many descriptors."""
+        __tracebackhide__ = True
+        if not wait_until(lambda: self.descriptors() <= at_most, every=0.1):
+            raise BrokenPromise(f"it holds {self.descriptors()} descriptors, and should hold {at_most}")
+
+    def describe(self):
+        """What was sent to it and what came back, for a failure message."""
+        shown = [peer for peer in [*self.gone, *self.peers] if peer.sent.count or peer.came.count]
+        lines = [peer.describe() for peer in shown[-8:]]
+        if len(shown) > len(lines):
+            lines.insert(0, f"(and {len(shown) - len(lines)} other clients)")
+        return "\n".join(lines)
+
+    def close(self):
+        """Close all clients, and end the server and its children at once."""
+        for peer in list(self.peers):
+            peer.reset()
+        self.kill()
+
+
+class Peer:
+    """A raw TCP client: what it sends and expects are bytes. Made by `Server.connect` and `Server.join`.
+
+    Set `deaf` for one that stops reading while others join.
+    """
+
+    def __init__(self, server, sock):
+        self.server, self.sock, self.deaf = server, sock, False
+        host, port = sock.getsockname()[:2]
+        self.name = f"[{host}]:{port}" if ipaddress.ip_address(host).version == 6 else f"{host}:{port}"
+        self.sent, self.came = Transcript(), Transcript()
+        self.unread = bytearray()
+        self.ended = ""  # how the connection ended: "end of stream" or "reset"
+
+    # Speaking
+
+    def send(self, data):
+        """Send all of the bytes."""
+        __tracebackhide__ = True
+        self.sent.add(data)
+        self.sock.settimeout(DEADLINE)
+        try:
+            self.sock.sendall(data)
+        except OSError as error:
+            self.fail(f"{self.name} could not send {shorten(data, 80)}: {error!r}")
+
+    def send_parts(self, parts, pause=0.01):
+        """Send the parts one by one, so that each is likely to be received on its own."""
+        __tracebackhide__ = True
+        for part in parts:
+            self.send(part)
+            time.sleep(pause)
+
+    def offer(self, data):
+        """Send what the connection takes, and return whether it still stands."""
+        self.sock.settimeout(DEADLINE)
+        try:
+            self.sock.sendall(data)
+        except OSError as error:
+            self.ended = self.ended or repr(error)
+            return False
+        self.sent.add(data)
+        return True
+
+    def line(self, text):
+        """The bytes in which the others should hear this client say `text`."""
+        return f"{self.name} says: {text}\n".encode()
+
+    # Hearing
+
+    def _receive(self, end):
+        """Wait for more bytes until the time `end`; False if none came."""
+        if self.ended:
+            return False
+        self.sock.settimeout(max(0.001, end - time.monotonic()))
+        try:
+            data = self.sock.recv(1 << 16)
+        except TimeoutError:
+            return False
+        except OSError:
+            self.ended = "reset"
+            return False
+        if not data:
+            self.ended = "end of stream"
+        self.came.add(data)
+        self.unread += data
+        return bool(data)
+
+    def _cut(self, count):
+        data = bytes(self.unread[:count])
+        del self.unread[:count]
+        return data
+
+    def expect(self, data, within=None):
+        """The very next bytes must be `data`."""
+        __tracebackhide__ = True
+        end = time.monotonic() + (within or DEADLINE)
+        while len(self.unread) < len(data) and data.startswith(self.unread) and self._receive(end):
+            pass
+        if not self.unread.startswith(data):
+            self.fail(f"{self.name} got something else", data)
+        self._cut(len(data))
+
+    def expect_line(self, sender, text, within=None):
+        """The very next bytes must be that `sender` says `text`."""
+        __tracebackhide__ = True
+        self.expect(sender.line(text), within)
+
+    def expect_lines(self, sender, texts, within=None):
+        """The very next bytes must be that `sender` says these texts, one after the other."""
+        __tracebackhide__ = True
+        self.expect(b"".join(map(sender.line, texts)), within)
+
+    def expect_nothing(self, seconds=0.3):
+        """Nothing may come for a while, and the connection must stand."""
+        __tracebackhide__ = True
+        if self.unread or self._receive(time.monotonic() + seconds) or self.ended:
+            self.fail(f"{self.name} should have heard nothing, and be connected")
+
+    def expect_closed(self, maybe_after=b"", within=None):
+        """The connection must end. Nothing may come before that, but `maybe_after` or its beginning."""
+        __tracebackhide__ = True
+        end = time.monotonic() + (within or DEADLINE)
+        while self._receive(end) and maybe_after.startswith(self.unread):
+            pass
+        if not maybe_after.startswith(self.unread) or not self.ended:
+            self.fail(f"{self.name} should have been disconnected", maybe_after)
+        self._cut(len(self.unread))
+
+    def read_line(self, within=None):
+        """The next line, its newline included."""
+        __tracebackhide__ = True
+        return self.read_until(b"\n", within)
+
+    def read_until(self, mark, within=None):
+        """All bytes up to the end of `mark`."""
+        __tracebackhide__ = True
+        end, searched = time.monotonic() + (within or DEADLINE), 0
+        while (found := self.unread.find(mark, searched)) < 0:
+            searched = max(0, len(self.unread) - len(mark))
+            if not self._receive(end):
+                self.fail(f"{self.name} waited in vain", mark)
+        return self._cut(found + len(mark))
+
+    def read_to_end(self, within=None):
+        """All bytes up to the end of the connection."""
+        __tracebackhide__ = True
+        end = time.monotonic() + (within or DEADLINE)
+        while self._receive(end):
+            pass
+        if not self.ended:
+            self.fail(f"{self.name} should have been disconnected")
+        return self._cut(len(self.unread))
+
+    def read_some(self, count=1 << 16, within=None):
+        """Up to `count` bytes, as soon as there are any; nothing at the end of the connection."""
+        if not self.unread:
+            self._receive(time.monotonic() + (within or DEADLINE))
+        return self._cut(count)
+
+    def hears(self, line, end):
+        """Whether the line is among what is unread before the time `end`."""
+        while not (found := line in self.unread) and self._receive(end):
+            pass
+        return found
+
+    # Leaving
+
+    def finish(self):
+        """Close the sending side alone: the server sees the end of the stream, and can still answer."""
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def _leave(self):
+        self.sock.close()
+        if self in self.server.peers:
+            self.server.peers.remove(self)
+            self.server.gone.append(self)
+
+    def close(self):
+        """Leave in the ordinary way."""
+        self._leave()
+
+    def reset(self):
+        """Leave with a reset, which also uses up no port."""
+        with contextlib.suppress(OSError):
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_RESET)
+        self._leave()
+
+    # Failing
+
+    def describe(self):
+        """What went over this connection."""
+        end = f", then {self.ended}" if self.ended else ""
+        return f"{self.name}\n    sent: {self.sent}\n    came: {self.came}{end}"
+
+    def fail(self, what, expected=None):
+        """Fail, with what was expected and what came instead."""
+        __tracebackhide__ = True
+        came = shorten(self.unread) + (f", then {self.ended}" if self.ended else "")
+        wanted = "" if expected is None else f"\nexpected: {shorten(expected)}"
+        raise BrokenPromise(f"{what}{wanted}\n    came: {came}")
+
+
+def converse(peers, says, done, within=None):
+    """Let many clients speak and read at once, until `done()` or the time is over.
+
+    `says` maps a peer to the bytes it is to send. What comes is in each peer's `unread`. Returns whether
+    it got done. Everybody reads all the time, so nobody is a slow reader here.
+    """
+    end = time.monotonic() + (within or DEADLINE)
+    rest = {peer: memoryview(data) for peer, data in says.items()}
+    for peer, data in says.items():
+        peer.sent.add(data)
+    with selectors.DefaultSelector() as selector:
+        for peer in peers:
+            peer.sock.setblocking(False)
+            writes = selectors.EVENT_WRITE if rest.get(peer) else 0
+            selector.register(peer.sock, selectors.EVENT_READ | writes, peer)
+        while not (finished := done()) and time.monotonic() < end and selector.get_map():
+            for key, events in selector.select(0.1):
+                peer = key.data
+                try:
+                    if events & selectors.EVENT_READ and not peer._receive(0):
+                        selector.unregister(peer.sock)
+                        continue
+                    if events & selectors.EVENT_WRITE:
+                        peer.sock.setblocking(False)
+                        rest[peer] = rest[peer][peer.sock.send(rest[peer]) :]
+                        if not rest[peer]:
+                            selector.modify(peer.sock, selectors.EVENT_READ, peer)
+                except OSError as error:
+                    peer.ended = repr(error)
+                    selector.unregister(peer.sock)
+    return finished

@@ -1,0 +1,108 @@
+"""Which model makes which promise: the one table that the suite is parametrised by.
+
+A test says `@pytest.mark.promise("slow")` and runs for each model that keeps the promise `slow`; with
+`@pytest.mark.promise("slow", instead="stalls")` it runs for the models of which EXCEPTIONS says that they
+do something else, and proves that it is so. A part of a promise, such as `limits.room`, can have
+exceptions of its own.
+
+To add a model, add a row to MODELS, and its exceptions, if it has any.
+"""
+
+import importlib.util
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PROMISES = {
+    "start": "says `listening on HOST:PORT` at once; a bad port is usage and status 2; a port or host that "
+    "cannot be had is one line and status 1",
+    "message": "a message is UTF-8 text up to LF; CR, control characters, bidirectional overrides and "
+    "telnet's commands are removed",
+    "broadcast": "every other client gets `HOST:PORT says: TEXT`, exactly once, whole and in order; the "
+    "sender does not",
+    "framing": "any cutting of the bytes gives the same messages; blank lines are none; the last one needs "
+    "no newline",
+    "limits": "a message has at most 4096 bytes; a full room refuses newcomers; memory and CPU stay flat",
+    "slow": "a client that does not read holds nobody up and is dropped; a slow one gets every byte or is "
+    "cut off, never a gap",
+    "fairness": "at most 4096 bytes are read from a client before the others have their turn",
+    "leaving": "however a client leaves, nobody else notices and its descriptor is freed",
+    "stopping": "SIGINT and SIGTERM end it with status 0 within two seconds, whatever the clients do",
+    "log": "joined, left and dropped, a line each; what clients say is not logged; a closed log does no harm",
+    "idle": "with nothing to do it uses no CPU",
+    "latency": "a short message never waits for an acknowledgement",
+}
+
+# What a model does instead of keeping a promise, or a part of one.
+EXCEPTIONS = {
+    "blocking": {
+        "broadcast": "echo",  # the one client gets its own line back
+        "limits.room": "backlog",  # the others wait, unanswered
+        "slow": "alone",  # only one is served, so a stuck one holds up all
+        "fairness": "alone",
+    },
+    "thread_per_client": {
+        "slow.stall": "stalls",  # each stuck reader holds up the room, for at most 5 seconds
+        "fairness.turns": "scheduler",  # the turns are the operating system's
+    },
+    "select_based": {"limits.fd_setsize": "full"},  # about 1000 clients
+}
+
+UVLOOP = (
+    "import asyncio, runpy, uvloop; asyncio.run = uvloop.run; "
+    "runpy.run_path('asyncio_based/server.py', run_name='__main__')"
+)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A server under test: how it is started, and what it does not promise."""
+
+    name: str
+    command: tuple = ()
+    exceptions: dict = field(default_factory=dict, hash=False)
+    foreign: bool = False  # a student's server: no log format, no arguments of ours
+    needs: str = ""  # a module without which it cannot run
+
+    def __str__(self):
+        return self.name
+
+    def instead(self, promise):
+        """What it does instead of keeping the promise (or the part of one), or "" if it keeps it."""
+        return self.exceptions.get(promise) or self.exceptions.get(promise.partition(".")[0], "")
+
+    @property
+    def echoes(self):
+        """Whether the one client that is served talks to itself."""
+        return self.instead("broadcast") == "echo"
+
+    @property
+    def missing(self):
+        """Why it cannot run here, or ""."""
+        if self.needs and importlib.util.find_spec(self.needs) is None:
+            return f"{self.needs} is not installed"
+        return ""
+
+
+def _model(name, *, folder=None, command=None, needs=""):
+    folder = folder or name
+    command = command or (sys.executable, f"{folder}/server.py")
+    return Model(name, command, EXCEPTIONS.get(folder, {}), needs=needs)
+
+
+MODELS = [
+    _model("blocking"),
+    _model("thread_per_client"),
+    _model("select_based"),
+    _model("poll_based"),
+    _model("asyncio_based"),
+    _model("uvloop", folder="asyncio_based", command=(sys.executable, "-c", UVLOOP), needs="uvloop"),
+]
+
+
+def foreign_model(command, like=None):
+    """A student's server, with the exceptions of one of the models if it is to be like that."""
+    return Model("yours", tuple(shlex.split(command)), EXCEPTIONS.get(like, {}), foreign=True)

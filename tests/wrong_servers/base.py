@@ -1,0 +1,192 @@
+"""A correct chat server, small steps for methods, so that a wrong one overrides just one of them.
+
+It is a tool of the tests (does the suite notice what is wrong?), not one of the servers that teach.
+"""
+
+import contextlib
+import re
+import resource
+import selectors
+import signal
+import socket
+import sys
+
+MAX_MESSAGE = 4096
+MAX_UNSENT = 1 << 20
+TOO_LONG = b"error: a message may be at most 4096 bytes\n"
+FULL = b"error: the room is full\n"
+TELNET = re.compile(
+    rb"\xff(?:\xfa(?:[^\xff]|\xff[^\xf0])*(?:\xff?\Z|\xff\xf0)|[\xfb-\xfe](?:.|\Z)|[\xec-\xf9]|\Z|(\xff))",
+    re.S,
+)
+UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        host, port = address[:2]
+        self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.received = b""
+        self.unsent = bytearray()
+
+
+class Chat:
+    """The server. Each method is something that can go wrong."""
+
+    backlog = 100
+    options = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+
+    def __init__(self, port):
+        self.listener = socket.create_server(("127.0.0.1", port), backlog=self.backlog)
+        self.listener.setblocking(False)
+        self.selector = selectors.DefaultSelector()
+        self.wakeup, wake = socket.socketpair()
+        self.wakeup.setblocking(False)
+        wake.setblocking(False)
+        self.wake = wake
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        self.room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 20
+        self.clients = {}
+        self.stopping = False
+
+    def stop(self, *_):
+        self.stopping = True
+
+    def signals(self):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.stop)
+
+    def run(self):
+        self.signals()
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.selector.register(self.wakeup, selectors.EVENT_READ)
+        print("listening", flush=True)
+        while not self.stopping:
+            for key, events in self.selector.select(self.timeout()):
+                if key.fileobj is self.listener:
+                    self.accept()
+                elif key.fileobj is self.wakeup:
+                    self.wakeup.recv(100)
+                elif key.fileobj in self.clients:
+                    self.serve(self.clients[key.fileobj], events)
+        self.listener.close()
+        for client in list(self.clients.values()):
+            self.flush(client)
+            self.drop(client)
+
+    def timeout(self):
+        return None
+
+    def serve(self, client, events):
+        if events & selectors.EVENT_WRITE:
+            self.flush(client)
+        if events & selectors.EVENT_READ and client.sock in self.clients:
+            self.receive(client)
+
+    def accept(self):
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            sock, address = self.listener.accept()
+            sock.setblocking(False)
+            if len(self.clients) >= self.room:
+                self.refuse(sock)
+                return
+            for level, option in self.options:
+                sock.setsockopt(level, option, 1)
+            self.clients[sock] = client = Client(sock, address)
+            self.selector.register(sock, selectors.EVENT_READ)
+            self.welcome(client)
+
+    def welcome(self, client):
+        pass
+
+    def refuse(self, sock):
+        with contextlib.suppress(OSError):
+            sock.send(FULL)
+        sock.close()
+
+    def receive(self, client):
+        try:
+            data = client.sock.recv(MAX_MESSAGE)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.drop(client)
+            return
+        self.received(client, data)
+
+    def received(self, client, data):
+        buffered = client.received + data
+        before, interrupted, _ = buffered.partition(b"\xff\xf4")
+        *lines, client.received = (before if interrupted else buffered).split(b"\n")
+        for line in lines:
+            if len(line) >= MAX_MESSAGE:
+                self.too_long(client)
+                return
+            self.message(client, line)
+        if interrupted:
+            self.drop(client)
+        elif len(client.received) > MAX_MESSAGE:
+            self.too_long(client)
+        elif not data:
+            self.last_words(client)
+            self.flush(client)
+            self.drop(client)
+
+    def last_words(self, client):
+        self.message(client, client.received)
+
+    def too_long(self, client):
+        self.send(client, TOO_LONG)
+        self.drop(client)
+
+    def message(self, client, line):
+        text = self.clean(line)
+        if text.strip():
+            self.broadcast(client, f"{client.name} says: {text}\n".encode())
+
+    def clean(self, line):
+        return UNSAFE.sub("", TELNET.sub(rb"\1", line).decode(errors="replace"))
+
+    def broadcast(self, sender, line):
+        for client in list(self.clients.values()):
+            if client is not sender:
+                self.send(client, line)
+
+    def send(self, client, data):
+        if client.sock in self.clients:
+            client.unsent += data
+            self.flush(client)
+
+    def flush(self, client):
+        try:
+            sent = client.sock.send(client.unsent) if client.unsent else 0
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.drop(client)
+            return
+        self.sent(client, sent)
+
+    def sent(self, client, count):
+        del client.unsent[:count]
+        if len(client.unsent) > MAX_UNSENT:
+            self.drop(client)
+            return
+        writes = selectors.EVENT_WRITE if client.unsent else 0
+        self.selector.modify(client.sock, selectors.EVENT_READ | writes)
+
+    def drop(self, client):
+        if self.clients.pop(client.sock, None):
+            self.selector.unregister(client.sock)
+            client.sock.close()
+
+
+def main(chat_class):
+    chat_class(int(sys.argv[1])).run()
+
+
+if __name__ == "__main__":
+    main(Chat)
