@@ -27,9 +27,7 @@ WAITS = {
     "epoll_based": "on both",
     "asyncio_based": "on both",
 }
-NEEDS = {
-    "epoll_based": pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll is there on Linux only")
-}
+NEEDS = {"epoll_based": pytest.mark.skipif(not hasattr(select, "epoll"), reason="Linux only")}
 
 GONE = "client.py: the server closed the connection\n"
 
@@ -37,9 +35,8 @@ GONE = "client.py: the server closed the connection\n"
 def clients(waits=None):
     """Run a test with every client, or with those that wait in this way."""
     names = [name for name in WAITS if waits in (None, WAITS[name])]
-    return pytest.mark.parametrize(
-        "client", [pytest.param(name, marks=NEEDS.get(name, ())) for name in names]
-    )
+    rows = [pytest.param(name, marks=NEEDS.get(name, ())) for name in names]
+    return pytest.mark.parametrize("client", rows)
 
 
 class Listener:
@@ -86,7 +83,7 @@ def keyboard(kind="terminal"):
 
 @pytest.fixture
 def begin(run):
-    """Start a client with a pipe as the keyboard: `begin("poll_based", host, port)` gives a harness.Process."""
+    """Start a client, typed into through a pipe: `begin("poll_based", host, port)` gives a Process."""
     with contextlib.ExitStack() as pipes:
 
         def begin(client, *address, stdin=subprocess.PIPE, shell='exec "$@"', **options):
@@ -423,7 +420,9 @@ def test_bad_arguments(client, arguments, begin):
 @clients()
 def test_a_lone_number_is_a_port(client, listener, begin):
     process = begin(client, listener.address[1], stdin=subprocess.DEVNULL)
-    listener.accept().close()
+    peer = listener.accept()
+    assert peer.read_to_end() == b""
+    peer.close()
     assert (process.wait(), process.log) == (0, "")
 
 
@@ -472,7 +471,7 @@ def test_every_client_with_a_server_that_answers(client, server, begin):
 
 @pytest.mark.promise("broadcast")
 def test_turn_taking_hangs_in_a_room(server, terminal):
-    """It hears nothing while it waits for its turn to type, and types nothing while it waits for an answer."""
+    """It hears nothing while it is its turn to type, and sends nothing while it waits for an answer."""
     (alice,) = server.join(1)
     child = terminal(command("blocking", server.host, server.port))
     child.sendline(b"first")
@@ -493,7 +492,7 @@ def test_turn_taking_hangs_in_a_room(server, terminal):
 
 
 def test_lines_that_get_no_answer_are_not_waited_for(listener, begin):
-    """What is blank once the server has cleaned it is no message, and the wait for its answer would be long."""
+    """What is blank once the server has cleaned it is no message: the wait for an answer would be long."""
     process = begin("blocking", *listener.address)
     peer = listener.accept()
     blank = [" ", "\t", "\r", "\x1b\x07\x7f", "\x85\x9b", "\u202e\u2066", "\u3000\u2028", ""]
@@ -511,16 +510,17 @@ def test_it_needs_nothing_beside_it(client, listener, scratch, run):
     shutil.copy(ROOT / client / "client.py", scratch)
     program = [sys.executable, "-I", str(scratch / "client.py"), *map(str, listener.address)]
     process = run(program, stdin=subprocess.DEVNULL)
-    listener.accept().close()
+    peer = listener.accept()
+    assert peer.read_to_end() == b""
+    peer.close()
     assert (process.wait(), process.log) == (0, "")
 
 
 def functions(client):
     """The text of each function of a client, in their order."""
     text = (ROOT / client / "client.py").read_text()
-    nodes = [
-        node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    ]
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = [node for node in ast.parse(text).body if isinstance(node, kinds)]
     return {node.name: ast.get_source_segment(text, node) for node in nodes}
 
 
@@ -528,7 +528,8 @@ def functions(client):
 def test_what_the_model_does_not_touch_is_the_same(client):
     """A diff of two clients is to show the model and nothing else."""
     model, common = functions(client), functions("select_based")
-    assert (list(model)[0], list(model)[-3:]) == ("chat", ["show", "port", "main"])
+    first, *_, third_last, second_last, last = model
+    assert [first, third_last, second_last, last] == ["chat", "show", "port", "main"]
     # epoll is not everywhere, and asyncio.run has another loop than the one it takes.
     touched = ["chat", "main"] if client in ("epoll_based", "asyncio_based") else ["chat"]
     for name in common.keys() - touched:
