@@ -13,7 +13,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-BENCH = Path(__file__).resolve().parent
+from compiled import BENCH, compiled
+
 ROOT = BENCH.parent
 START_TIMEOUT = 10.0  # seconds
 STOP_TIMEOUT = 5.0  # seconds, then it is killed
@@ -92,7 +93,7 @@ class Running:
             Path(where, name).write_text(text)
         self.port = free_port()
         if self.server.name == "limit":
-            shutil.copy(compiled_limit(), f"{where}/limit")
+            shutil.copy(compiled("limit.c"), f"{where}/limit")
         command = [part.replace("{port}", str(self.port)).replace("{directory}", where) for part in self.server.command]
         self.log = open(f"{where}/log", "w+b")
         self.process = subprocess.Popen(
@@ -147,17 +148,6 @@ def is_listening(port):
         except OSError:
             pass
     return False
-
-
-def compiled_limit():
-    """bench/limit.c, compiled anew whenever it is newer than what was compiled."""
-    source = BENCH / "limit.c"
-    target = Path(tempfile.gettempdir()) / f"chat-bench-limit-{os.getuid()}-{source.stat().st_mtime_ns}"
-    if not target.exists():
-        half = f"{target}.{os.getpid()}"
-        subprocess.run(["cc", "-O2", "-o", half, str(source)], check=True)
-        os.replace(half, target)
-    return target
 
 
 def from_command(text):
