@@ -1,0 +1,186 @@
+"""A chat server that waits in coroutines: one for each client, on asyncio's event loop and its streams.
+
+    python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
+    python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
+
+Still hurts: TODO
+"""
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import re
+import resource
+import signal
+import socket
+import sys
+
+MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
+LAST_CHANCE = 1  # seconds that what is unsent has to go out when a client is dropped
+SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+
+IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+    rb"\xff(?:\xfa(?:[^\xff]|\xff[^\xf0])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.DOTALL
+)
+UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, reader, writer):
+        self.reader, self.writer = reader, writer
+        self.name = name_of(writer.get_extra_info("peername"))
+        self.received = b""  # the start of a line whose end is still to come
+        self.task = asyncio.current_task()
+
+
+class ChatServer:
+    """The room: what one client says, all the others hear."""
+
+    def __init__(self, listener):
+        self.listener = listener
+        self.clients = set()
+        self.record = bytearray()  # all that was said in this turn of the loop
+        self.spans = {}  # client: where in the record its own words start and end
+        self.stopping = asyncio.Event()
+
+    async def run(self):
+        """Serve until stop() is called."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self.stop)
+        loop.add_signal_handler(signal.SIGTERM, self.stop)
+        # The loop accepts up to `backlog` newcomers before accept() can refuse one: so one, and the kernel holds more.
+        server = await asyncio.start_server(self.accept, sock=self.listener, limit=MAX_MESSAGE, backlog=1)
+        self.listener.listen(BACKLOG)
+        logging.info("listening on %s", name_of(self.listener.getsockname()))
+        await self.stopping.wait()
+        server.close()
+        tasks = [client.task for client in self.clients]
+        for client in list(self.clients):
+            self.drop(client, "dropped: server stopping")
+        await asyncio.gather(*tasks, return_exceptions=True)
+        logging.info("bye")
+
+    def stop(self):
+        """Have run() end."""
+        self.stopping.set()
+
+    async def accept(self, reader, writer):
+        """Let a newcomer in and read from it until it leaves, or tell it that the room is full."""
+        with contextlib.suppress(AttributeError):  # uvloop has no such attribute
+            writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
+        client = Client(reader, writer)
+        self.clients.add(client)
+        # A new descriptor is the lowest free number: a high one says that all below it are in use.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if writer.get_extra_info("socket").fileno() >= limit - SPARE_DESCRIPTORS:
+            return self.drop(client, "refused: the room is full", b"error: the room is full\n")
+        logging.info("%s joined, %d online", client.name, len(self.clients))
+        while client in self.clients:
+            await self.receive(client)
+
+    async def receive(self, client):
+        """Read from a client once, and put the messages that are complete now on the record."""
+        try:
+            # A client that does not read what it is sent is not read from either.
+            await client.writer.drain()
+            data = await client.reader.read(MAX_MESSAGE)
+        except OSError as error:
+            if client in self.clients:
+                self.drop(client, f"dropped: {error.strerror.lower()}")
+            return
+        if client not in self.clients:  # dropped in the meantime
+            return
+        # Only the first line can be too long: the others came in this one recv.
+        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+            error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
+            return self.drop(client, "dropped: message too long", error)
+        # The end of the stream ends the last line as a newline does.
+        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        *lines, client.received = stream.split(b"\n")
+        texts = [text for text in map(clean, lines) if text.strip()]
+        words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
+        if not self.spans:
+            asyncio.get_running_loop().call_soon(self.broadcast)
+        self.spans[client] = len(self.record), len(self.record) + len(words)
+        self.record += words
+        if interrupt or not data:
+            self.drop(client, "left")
+        # read() does not wait while there is something to read. This lets the others have their turn, and broadcast().
+        await asyncio.sleep(0)
+
+    def broadcast(self):
+        """Send everybody the record of this turn but for their own words, and start a new one."""
+        if self.record:
+            record = bytes(self.record)
+            for client in list(self.clients):
+                start, end = self.spans.get(client, (0, 0))
+                self.send(client, record[:start] + record[end:])
+            self.record.clear()
+        self.spans.clear()
+
+    def send(self, client, data):
+        """Send data, as much as the socket takes now; the transport keeps the rest."""
+        client.writer.write(data)
+        if client.writer.transport.get_write_buffer_size() > MAX_UNSENT:
+            self.drop(client, "dropped: too slow")
+
+    def drop(self, client, reason, last=b""):
+        """Part with a client, after one last chance to send what is unsent and the bytes given."""
+        self.clients.remove(client)
+        logging.info("%s %s, %d online", client.name, reason, len(self.clients))
+        client.writer.write(last)
+        # close() sends what is unsent first, which would never end if the client does not read.
+        client.writer.close()
+        asyncio.get_running_loop().call_later(LAST_CHANCE, client.writer.transport.abort)
+
+
+def clean(line):
+    """Return a line of bytes as text that is safe to show on a terminal."""
+    if IAC in line:
+        line = TELNET.sub(rb"\1", line)
+    text = line.decode(errors="replace")
+    return text if text.isprintable() else UNSAFE.sub("", text)
+
+
+def name_of(address):
+    """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port(text):
+    """Return text as a port number, or raise ValueError, which argparse reports."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError
+    return int(text)
+
+
+def main():
+    """Read the arguments, listen, and serve until a signal comes."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
+    parser.add_argument("--host", default="127.0.0.1")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+    listener.setblocking(False)
+    asyncio.run(ChatServer(listener).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,214 @@
+"""A chat server that waits with epoll(7): one thread, non-blocking sockets, unsent bytes kept for each client.
+
+    python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
+    python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
+
+Still hurts: poll() hands the kernel all descriptors at every turn, and the kernel walks them all to find the one
+TODO
+"""
+
+import argparse
+import contextlib
+import logging
+import re
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+
+MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
+SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+
+IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+    rb"\xff(?:\xfa(?:[^\xff]|\xff[^\xf0])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.DOTALL
+)
+UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+        self.unsent = bytearray()  # bytes that the socket would not take yet
+
+
+class ChatServer:
+    """The room: what one client says, all the others hear."""
+
+    def __init__(self, listener):
+        self.listener = listener
+        self.clients = {}  # descriptor: client
+        self.record = bytearray()  # all that was said in this turn of the loop
+        self.spans = {}  # client: where in the record its own words start and end
+        self.running = True
+        # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
+        self.wakeup, self.waker = socket.socketpair()
+        self.waker.setblocking(False)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        self.poller = select.epoll()
+        self.poller.register(self.listener, select.EPOLLIN)
+        self.poller.register(self.wakeup, select.EPOLLIN)
+
+    def run(self):
+        """Serve until stop() is called."""
+        logging.info("listening on %s", name_of(self.listener.getsockname()))
+        while self.running:
+            # Wait until somebody can be read, or somebody with unsent bytes can be written to.
+            ready = dict(self.poller.poll())
+            # Read each of them once, so that nobody keeps the others from their turn.
+            for fd, event in ready.items():
+                if fd in self.clients and event & select.EPOLLOUT:
+                    self.send(self.clients[fd])
+                # EPOLLIN, or unasked EPOLLHUP, EPOLLERR: recv() tells which.
+                if fd in self.clients and event & ~select.EPOLLOUT:
+                    self.receive(self.clients[fd])
+            # Tell everybody what was said in this turn. Newcomers join after it: it was not said to them.
+            self.broadcast()
+            if self.listener.fileno() in ready:
+                self.accept()
+        self.listener.close()
+        for client in list(self.clients.values()):
+            self.drop(client, "dropped: server stopping")
+        logging.info("bye")
+
+    def stop(self, *_):
+        """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
+        self.running = False
+
+    def accept(self):
+        """Let a newcomer in, or tell it that the room is full."""
+        try:
+            sock, address = self.listener.accept()
+        except OSError:  # it is gone, or no descriptor is left in spite of the spare ones: this must not spin then
+            time.sleep(0.01)
+            return
+        sock.setblocking(False)
+        client = self.clients[sock.fileno()] = Client(sock, address)
+        self.poller.register(sock, select.EPOLLIN)
+        # A new descriptor is the lowest free number: a high one says that all below it are in use.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if sock.fileno() >= limit - SPARE_DESCRIPTORS:
+            return self.drop(client, "refused: the room is full", b"error: the room is full\n")
+        logging.info("%s joined, %d online", client.name, len(self.clients))
+
+    def receive(self, client):
+        """Read from a client once, and put the messages that are complete now on the record."""
+        try:
+            data = client.sock.recv(MAX_MESSAGE)
+        except BlockingIOError:  # select(2), BUGS: a socket may be reported as readable and have nothing to read
+            return
+        except OSError as error:
+            return self.drop(client, f"dropped: {error.strerror.lower()}")
+        # Only the first line can be too long: the others came in this one recv.
+        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+            error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
+            return self.drop(client, "dropped: message too long", error)
+        # The end of the stream ends the last line as a newline does.
+        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        *lines, client.received = stream.split(b"\n")
+        texts = [text for text in map(clean, lines) if text.strip()]
+        words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
+        self.spans[client] = len(self.record), len(self.record) + len(words)
+        self.record += words
+        if interrupt or not data:
+            self.drop(client, "left")
+
+    def broadcast(self):
+        """Send everybody the record of this turn but for their own words, and start a new one."""
+        if self.record:
+            record = bytes(self.record)
+            for client in list(self.clients.values()):
+                start, end = self.spans.get(client, (0, 0))
+                self.send(client, record[:start] + record[end:])
+            self.record.clear()
+        self.spans.clear()
+
+    def send(self, client, data=b""):
+        """Send what is unsent and then data, as much as the socket takes now, and keep the rest."""
+        waiting = bool(client.unsent)
+        if waiting:
+            client.unsent += data
+            data = client.unsent
+        try:
+            sent = client.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            return self.drop(client, f"dropped: {error.strerror.lower()}")
+        if waiting:
+            del client.unsent[:sent]
+        else:
+            client.unsent += data[sent:]
+        if len(client.unsent) > MAX_UNSENT:
+            self.drop(client, "dropped: too slow")
+        elif waiting != bool(client.unsent):
+            # Only while bytes are unsent: an idle socket is always writable, and the loop would never wait.
+            self.poller.modify(client.sock, select.EPOLLIN | select.EPOLLOUT if client.unsent else select.EPOLLIN)
+
+    def drop(self, client, reason, last=b""):
+        """Part with a client, after one last attempt to send what is unsent and the bytes given."""
+        del self.clients[client.sock.fileno()]
+        self.poller.unregister(client.sock)
+        logging.info("%s %s, %d online", client.name, reason, len(self.clients))
+        with contextlib.suppress(OSError):
+            client.sock.send(client.unsent + last)
+        client.sock.close()
+
+
+def clean(line):
+    """Return a line of bytes as text that is safe to show on a terminal."""
+    if IAC in line:
+        line = TELNET.sub(rb"\1", line)
+    text = line.decode(errors="replace")
+    return text if text.isprintable() else UNSAFE.sub("", text)
+
+
+def name_of(address):
+    """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port(text):
+    """Return text as a port number, or raise ValueError, which argparse reports."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError
+    return int(text)
+
+
+def main():
+    """Read the arguments, listen, and serve until a signal comes."""
+    if not hasattr(select, "epoll"):
+        sys.exit("epoll is Linux's own: on macOS and the BSDs kqueue does the same, and poll_based/server.py runs there")
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
+    parser.add_argument("--host", default="127.0.0.1")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+    listener.setblocking(False)
+    server = ChatServer(listener)
+    signal.signal(signal.SIGINT, server.stop)
+    signal.signal(signal.SIGTERM, server.stop)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()
