@@ -12,18 +12,19 @@
 #include <sys/socket.h>
 #include <time.h>
 
-enum { READ_SIZE = 64 * 1024, EVENTS = 1024, ODDITIES = 16 * 1024, ARENA = 4 << 20, KEY = 8, NUMBER_BITS = 26 };
+enum { READ_SIZE = 64 * 1024, EVENTS = 1024, ODDITIES = 16 * 1024, ARENA = 4 << 20, KEY = 8, NUMBER_BITS = 26, HEAD_SIZE = 64 };
 enum { GONE, RAW, GAP, LATE };
 
 struct odd { int32_t kind, client; int64_t pair, expected, number; const char *data; int64_t size; };
 struct partial { int size; char *data; };
+struct head { int32_t size; char data[HEAD_SIZE]; };    /* what stands before a sender's text; size -1: not known yet */
 
 struct odd oddities[ODDITIES];              /* of this turn, for load.py to read */
 int64_t delivered;
-double last_heard, longest_pause;
 
-static int epoll_fd, clients, talkers, head_size, text_size, row, prefix_size, suffix_size, *fd_of, *client_of;
-static const char *heads, *text, *prefix, *suffix;
+static int epoll_fd, clients, talkers, text_size, longest_line, prefix_size, suffix_size, bare_allowed, *fd_of, *client_of;
+static const char *text, *prefix, *suffix;
+static const struct head *heads;
 static int64_t *heard, *sent;
 static struct partial *partials, *unsent;
 static char arena[ARENA], *slow;            /* slow[client]: its lines are load.py's business */
@@ -38,17 +39,16 @@ static double now(void) {
 }
 
 void setup(int epoll, int client_count, int talker_count, int *fds, int *clients_by_fd, char *slow_clients,
-           const char *all_heads, int one_head_size, const char *text_pattern, int one_text_size,
+           const struct head *sender_heads, int bare, const char *text_pattern, int one_text_size,
            const char *sent_prefix, int sent_prefix_size, const char *sent_suffix, int sent_suffix_size,
            int64_t *heard_table, int64_t *sent_table) {
     epoll_fd = epoll; clients = client_count; talkers = talker_count; fd_of = fds; client_of = clients_by_fd; slow = slow_clients;
-    heads = all_heads; head_size = one_head_size; text = text_pattern; text_size = one_text_size;
+    heads = sender_heads; bare_allowed = bare; text = text_pattern; text_size = one_text_size;
     prefix = sent_prefix; prefix_size = sent_prefix_size; suffix = sent_suffix; suffix_size = sent_suffix_size;
     heard = heard_table; sent = sent_table;
-    row = head_size + text_size + 1;
+    longest_line = HEAD_SIZE + text_size + 2;
     partials = calloc((size_t)clients, sizeof *partials);
     unsent = calloc((size_t)clients, sizeof *unsent);
-    last_heard = now();
 }
 
 void clock_lines(const double *due_times, double *into, int64_t size) {
@@ -77,16 +77,18 @@ static struct odd *report(int *count, int kind, int client) {
     return odd;
 }
 
-/* Whole lines from data; returns how many bytes were right. Newline, text and head must be so to the byte. */
+/* Whole lines from data; returns how many bytes were right. Head, text and newline must be so to the byte. */
 static size_t check(int client, const char *data, size_t size, double moment, int *odd_count) {
-    const char *line = data;
-    for (; line + row <= data + size; line += row) {
-        const char *start = line + head_size, *again = start + text_size - KEY;
+    const char *line = data, *newline;
+    while ((newline = memchr(line, '\n', (size_t)(data + size - line)))) {
+        const char *end = newline > line && newline[-1] == '\r' ? newline - 1 : newline, *start = end - text_size;
+        if (start < line) break;
         uint64_t value = decode(start), sender = value >> NUMBER_BITS;
-        int64_t number = value & ((1 << NUMBER_BITS) - 1);
-        if (sender >= (uint64_t)talkers || number >= sent[sender] || memcmp(start, again, KEY) || line[row - 1] != '\n' ||
-            memcmp(line, heads + sender * (uint64_t)head_size, (size_t)head_size) ||
-            memcmp(start + KEY, text + KEY, (size_t)(text_size - 2 * KEY)) || ((start[0] ^ '@') & 0xe0))
+        int64_t number = value & ((1 << NUMBER_BITS) - 1), head_size = start - line;
+        if (sender >= (uint64_t)talkers || number >= sent[sender] || memcmp(start, end - KEY, KEY) ||
+            memcmp(start + KEY, text + KEY, (size_t)(text_size - 2 * KEY)) || (start[0] & 0xe0) != '@' ||
+            ((heads[sender].size != head_size || memcmp(line, heads[sender].data, (size_t)head_size)) &&
+             (head_size || !bare_allowed)))
             break;
         int64_t pair = (int64_t)client * talkers + (int64_t)sender, expected = heard[pair];
         if (number == expected) {
@@ -98,6 +100,7 @@ static size_t check(int client, const char *data, size_t size, double moment, in
         }
         delivered++;
         if (due && latency_count < latency_room) latencies[latency_count++] = moment - due[number];
+        line = newline + 1;
     }
     return (size_t)(line - data);
 }
@@ -107,13 +110,12 @@ int turn(int timeout, int *ready) {
     struct epoll_event events[EVENTS];
     int odd_count = 0;
     size_t used = 0;
-    int64_t before = delivered;
     *ready = epoll_wait(epoll_fd, events, EVENTS, timeout);
-    double moment = now();
+    double moment = 0;
     for (int i = 0; i < *ready; i++) {
         int client = client_of[events[i].data.fd];
         struct partial *partial = &partials[client];
-        if (ARENA - used < READ_SIZE + (size_t)row || ODDITIES - odd_count < READ_SIZE / 32) break;  /* the rest: next turn */
+        if (ARENA - used < READ_SIZE + (size_t)longest_line || ODDITIES - odd_count < READ_SIZE / 32) break;  /* the rest: next turn */
         char *data = arena + used;
         size_t kept = (size_t)partial->size;
         if (kept) memcpy(data, partial->data, kept);
@@ -124,20 +126,16 @@ int turn(int timeout, int *ready) {
         size_t size = kept + (size_t)got, right = slow[client] ? 0 : check(client, data, size, moment, &odd_count);
         size_t left = size - right;
         partial->size = 0;
-        if (slow[client] || left >= (size_t)row) {
+        if (slow[client] || left > (size_t)longest_line || memchr(data + right, '\n', left)) {
             struct odd *odd = report(&odd_count, RAW, client);
             odd->data = data + right;
             odd->size = (int64_t)left;
             used += size;
         } else if (left) {
-            if (!partial->data && !(partial->data = malloc((size_t)row))) abort();
+            if (!partial->data && !(partial->data = malloc((size_t)longest_line))) abort();
             memcpy(partial->data, data + right, left);
             partial->size = (int)left;
         }
-    }
-    if (delivered != before) {
-        if (moment - last_heard > longest_pause) longest_pause = moment - last_heard;
-        last_heard = moment;
     }
     return odd_count;
 }

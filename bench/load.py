@@ -53,13 +53,17 @@ class Chat:
     prefix, suffix = b"", b"\n"  # what a client writes around a text
     greeting, welcome = None, None  # what it says first, and what it hears before it is in the room
 
+    bare = False  # may a line come without a head?
+
     def head(self, port):
         """What stands before a text of the client with this port, if that is known beforehand."""
-        return b"%s:%05d says: " % (HOST.encode(), port)
+        return b"%s:%d says: " % (HOST.encode(), port)
 
 
 class Ncat(Chat):
-    """ncat --chat: `<userN> TEXT`; lines of one read share one prefix."""
+    """ncat --chat: `<userN> TEXT`; lines that it read at once share one head."""
+
+    bare = True
 
     def head(self, port):
         return None
@@ -68,6 +72,7 @@ class Ncat(Chat):
 class Irc(Ncat):
     """Just enough of RFC 2812 to talk in one channel."""
 
+    bare = False
     prefix, suffix = b"PRIVMSG #bench :", b"\r\n"
     greeting, welcome = b"NICK u%05d\r\nUSER u 0 * :u\r\nJOIN #bench\r\n", b" 366 "
 
@@ -100,6 +105,12 @@ class Odd(ctypes.Structure):
     ]
 
 
+class Head(ctypes.Structure):
+    """What stands before a sender's text."""
+
+    _fields_ = [("size", ctypes.c_int32), ("data", ctypes.c_char * 64)]
+
+
 class Load:
     """The clients of one room, and the books: who has heard how much of whom."""
 
@@ -111,7 +122,7 @@ class Load:
         self.residual = defaultdict(bytes)  # per client: the start of a line whose end is still to come
         self.pending = {}  # per client: bytes that its socket would not take
         self.alive = self.refused = self.disconnected = self.stalls = 0
-        self.last_heard, self.longest_pause = time.perf_counter(), 0.0
+        self.longest_pause = 0.0
         self.missing = defaultdict(set)
         self.faults = Counter()
         self.delivered, self.due, self.latencies = 0, None, []
@@ -218,8 +229,10 @@ class Load:
         self.residual.clear()
         self.filler = b" " + b"." * (options.size - 1 - 2 * KEY_SIZE - 2) + b" "
         self.text_size = options.size - 1
-        self.heads = [self.dialect.head(sock.getsockname()[1]) for sock in self.sockets]
-        self.seen_heads = defaultdict(set)  # sender: what stood before its text, where that is not known beforehand
+        self.heads = (Head * max(1, options.talkers))()
+        for head, sock in zip(self.heads, self.sockets, strict=False):
+            known = self.dialect.head(sock.getsockname()[1])
+            head.size, head.data = (-1, b"") if known is None else (len(known), known)
         self.sent = (ctypes.c_int64 * options.talkers)()
         self.heard = (ctypes.c_int64 * max(1, options.clients * options.talkers))()  # the number expected next
 
@@ -249,16 +262,19 @@ class Load:
                     self.latencies.append(moment - self.due[number])
             elif line.startswith(b"PING"):
                 self.answer(client, [line])
-            elif self.heads[client] or self.filler[:8] in line or self.filler[-8:] in line:
+            elif self.filler[:8] in line or self.filler[-8:] in line or type(self.dialect) is Chat:
                 self.faults["torn"] += 1
                 if self.faults["torn"] <= 3:
                     print(f"load.py: torn line: {line[:200]!r}", file=sys.stderr)
 
-    def is_head(self, sender, head):
-        if self.heads[sender]:
-            return head == self.heads[sender]
-        self.seen_heads[sender].add(head)
-        return len(self.seen_heads[sender] - {b""}) <= 1
+    def is_head(self, sender, line_head):
+        """A sender's first one counts where a server's heads are not known beforehand (ncat numbers users, IRC has nicks)."""
+        head = self.heads[sender]
+        if not line_head and self.dialect.bare:
+            return True
+        if head.size < 0 and len(line_head) < 64:
+            head.size, head.data = len(line_head), line_head
+        return head.data == line_head
 
     def book(self, pair, number):
         self.delivered += 1
@@ -290,14 +306,10 @@ class Load:
 
     def turn(self, timeout):
         """Read every ready client once; returns how many there were."""
-        events, before = self.epoll.poll(timeout, 1024), self.delivered
+        events = self.epoll.poll(timeout, 1024)
         for fd, _ in events:
             client = self.by_fd[fd]
             self.take_apart(client, self.read(client), time.perf_counter())
-        if self.delivered != before:
-            now = time.perf_counter()
-            self.longest_pause = max(self.longest_pause, now - self.last_heard)
-            self.last_heard = now
         for client in list(self.pending):
             self.write(client, b"")
         return len(events)
@@ -345,20 +357,18 @@ class HotLoad(Load):
     def __init__(self, options, library):
         self.hot = ctypes.CDLL(str(library))
         self.hot.outstanding.restype = self.hot.clocked.restype = ctypes.c_int64
-        for name in ("last_heard", "longest_pause"):
-            setattr(self, f"hot_{name}", ctypes.c_double.in_dll(self.hot, name))
         self.hot_delivered = ctypes.c_int64.in_dll(self.hot, "delivered")
         self.oddities = (Odd * (16 * 1024)).in_dll(self.hot, "oddities")
         self.ready = ctypes.c_int()
         super().__init__(options)
 
-    delivered = property(
-        lambda self: self.hot_delivered.value, lambda self, value: setattr(self.hot_delivered, "value", value)
-    )
-    last_heard = property(lambda self: self.hot_last_heard.value, lambda self, value: setattr(self.hot_last_heard, "value", value))
-    longest_pause = property(
-        lambda self: self.hot_longest_pause.value, lambda self, value: setattr(self.hot_longest_pause, "value", value)
-    )
+    @property
+    def delivered(self):
+        return self.hot_delivered.value
+
+    @delivered.setter
+    def delivered(self, value):
+        self.hot_delivered.value = value
 
     def prepare(self):
         super().prepare()
@@ -368,12 +378,11 @@ class HotLoad(Load):
         for client, fd in enumerate(fds):
             by_fd[fd] = client
         self.fds = (ctypes.c_int * max(1, len(fds)))(*fds)
-        fixed = len({head and len(head) for head in self.heads}) == 1 and self.heads[0]
-        self.slow = (ctypes.c_char * max(1, len(fds)))(*([b"\0" if fixed else b"\1"] * len(fds)))
-        heads, pattern, dialect = b"".join(self.heads) if fixed else b"", self.text(0, 0), self.dialect
+        self.slow = (ctypes.c_char * max(1, len(fds)))()  # 1: its lines are taken apart here, until one begins at the beginning
+        pattern, dialect = self.text(0, 0), self.dialect
         self.kept = [  # hot.c keeps pointers to all of this
             self.epoll.fileno(), options.clients, options.talkers, self.fds, (ctypes.c_int * len(by_fd))(*by_fd), self.slow,
-            heads, len(self.heads[0]) if fixed else 0, pattern, len(pattern),
+            self.heads, int(dialect.bare), pattern, len(pattern),
             dialect.prefix, len(dialect.prefix), dialect.suffix, len(dialect.suffix), self.heard, self.sent,
         ]  # fmt: skip
         self.hot.setup(*self.kept)
@@ -385,8 +394,7 @@ class HotLoad(Load):
                 self.lose(odd.client)
             elif odd.kind == Odd.RAW:
                 self.take_apart(odd.client, ctypes.string_at(odd.data, odd.size), time.perf_counter())
-                if self.heads[odd.client]:  # as soon as its next line begins at the beginning, hot.c may go on
-                    self.slow[odd.client] = b"\1" if self.residual[odd.client] else b"\0"
+                self.slow[odd.client] = b"\1" if self.residual[odd.client] else b"\0"
             elif odd.kind == Odd.GAP:
                 self.gap(odd.pair, odd.expected, odd.number)
             else:
@@ -443,13 +451,16 @@ def talk(load, meter):
     allowed = options.in_flight
     opens = time.perf_counter() + min(LONGEST_WARM_UP, options.seconds / 4)
     closes = opens + options.seconds
-    load.last_heard = time.perf_counter()
+    last_heard, delivered = time.perf_counter(), 0
     load.keep_talking(allowed)
     while load.alive:
         load.turn(0.05)
         load.keep_talking(allowed)
         now = time.perf_counter()
-        if now - load.last_heard > QUIET * (1 + load.stalls):  # a line that was lost would silence its talker for good
+        load.longest_pause = max(load.longest_pause, now - last_heard)
+        if load.delivered != delivered:
+            last_heard, delivered = now, load.delivered
+        elif now - last_heard > QUIET * (1 + load.stalls):  # a line that was lost would silence its talker for good
             load.stalls += 1
             allowed += 1
         if window is None and now >= opens:
@@ -457,7 +468,6 @@ def talk(load, meter):
             load.longest_pause = 0.0
         if now >= closes or (meter and load.stalls and not meter.alive()):
             break
-    load.longest_pause = max(load.longest_pause, time.perf_counter() - load.last_heard)
     result = (window or Window(load, meter)).close()
     if meter and result["delivered"]:
         result["cpu_us_per_line"] = result["server_cpu_seconds"] / result["delivered"] * 1e6
