@@ -1,5 +1,7 @@
 """Options, fixtures, and the parametrisation of the tests over the models (see promises.py)."""
 
+import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -32,9 +34,8 @@ SCRATCH, REAPER, SERVERS = pytest.StashKey(), pytest.StashKey(), pytest.StashKey
 def pytest_addoption(parser):
     group = parser.getgroup("chat", "teaching chat")
     group.addoption("--server-cmd", help='test this server instead: "./my_server {port}"')
-    group.addoption("--like", help="with --server-cmd: expect no more of it than of this model")
+    group.addoption("--like", help="expect no more of it than of this model: --like=thread_per_client")
     group.addoption("--promises", help="test these promises alone, separated by commas")
-    group.addoption("--models", help="test these models alone, separated by commas")
     group.addoption("--deadline", type=float, help="seconds for anything that must happen")
 
 
@@ -53,14 +54,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
     harness.DEADLINE = config.getoption("--deadline") or harness.DEADLINE
     chosen(config, "--promises", PROMISES)
-    names = chosen(config, "--models", [model.name for model in MODELS])
     chosen(config, "--like", [model.name for model in MODELS])
     command = config.getoption("--server-cmd")
     if command and "{port}" not in command:
         raise pytest.UsageError("--server-cmd: say with {port} where the port goes")
-    config.models = [model for model in MODELS if not names or model.name in names]
-    if command:
-        config.models = [foreign_model(command, config.getoption("--like"))]
+    config.models = [foreign_model(command, config.getoption("--like"))] if command else MODELS
 
 
 def pytest_report_header(config):
@@ -90,14 +88,14 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for, and skip what cannot be had."""
     promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
-    narrowed = config.getoption("--server-cmd") or config.getoption("--models")
+    foreign = config.getoption("--server-cmd")
     for item in items:
         promise = promise_of(item)[0].partition(".")[0]
         if promise and promise not in PROMISES:
             raise pytest.UsageError(f"{item.nodeid}: no promise is called {promise}")
         model = item.callspec.params.get("model") if hasattr(item, "callspec") else None
         wanted = (not promises or promise in promises) and (model or "model" not in item.fixturenames)
-        if not wanted or (narrowed and not model):
+        if not wanted or (foreign and not model):
             dropped.append(item)
             continue
         kept.append(item)
@@ -123,7 +121,7 @@ def pytest_runtest_makereport(item, call):
         report.sections.append(("the promise", f"{promise}: {PROMISES[promise]}"))
     for server in item.stash.get(SERVERS, []):
         report.sections.append(("sent and come", server.describe()))
-        report.sections.append(("the server's log", server.log[-4000:]))
+        report.sections.append(("the server's log", server.log[-1500:]))
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -211,19 +209,19 @@ def terminal(reaper):
     yield spawn
     for child in children:
         child.close(force=True)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         reaper.end_group(child.pid)
 
 
 @pytest.fixture
-def start(request, model, reaper, log_path):
-    """Start the model's server: `start(nofile=64)` gives a harness.Server. No log may hold a traceback."""
+def serve(request, reaper, log_path):
+    """Start the server of a model that the test names: `serve("poll_based")` gives a harness.Server."""
     servers = request.node.stash.setdefault(SERVERS, [])
+    models = {model.name: model for model in MODELS}
 
-    def start_server(*args, **options):
+    def start_server(model, *args, **options):
+        model = models.get(model, model)
         servers.append(harness.Server(reaper, model, log_path(), *args, **options))
         return servers[-1]
 
@@ -231,8 +229,14 @@ def start(request, model, reaper, log_path):
     for server in servers:
         server.close()
     for server in servers:
-        if not model.foreign and "Traceback" in server.log:
+        if not server.model.foreign and "Traceback" in server.log:
             raise harness.BrokenPromise(f"a traceback in the log:\n{server.log}")
+
+
+@pytest.fixture
+def start(model, serve):
+    """Start a server of the test's model: `start(nofile=64)` gives a harness.Server."""
+    return functools.partial(serve, model)
 
 
 @pytest.fixture
@@ -251,18 +255,3 @@ def needs_ipv6():
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError as error:
         pytest.skip(f"no IPv6: {error}")
-
-
-@pytest.fixture
-def serve(request, reaper, log_path):
-    """Start the server of a model that the test names: `serve("poll_based")` gives a harness.Server."""
-    servers = request.node.stash.setdefault(SERVERS, [])
-    models = {model.name: model for model in MODELS}
-
-    def start_server(name, *args, **options):
-        servers.append(harness.Server(reaper, models[name], log_path(), *args, **options))
-        return servers[-1]
-
-    yield start_server
-    for server in servers:
-        server.close()

@@ -19,13 +19,17 @@ import struct
 import subprocess
 import time
 from collections import deque
+from pathlib import Path
 
 import psutil
+import pytest
+from promises import ROOT
 
 DEADLINE = 15.0  # seconds for anything that must happen
+NET_TCP = Path("/proc/net/tcp")
 LINGER_RESET = struct.pack("ii", 1, 0)
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
-SHOWN = 600  # bytes of a transcript that a failure shows
+SHOWN = 300  # bytes of a transcript that a failure shows
 
 
 class BrokenPromise(AssertionError):
@@ -190,13 +194,14 @@ class Server(Process):
         nofile=None,
         shell='exec "$@"',
         announce=True,
+        polled=False,
         **options,
     ):
         """Start the model's server, and wait until it listens.
 
         `args`: further arguments, `nofile`: a limit of descriptors (RLIMIT_NOFILE), `shell`: what a shell
         is to do with the command in "$@" (`exec "$@" 2>&-` closes the log), `announce=False`: do not
-        wait, and the port is the one given.
+        wait; `polled`: find it ready by its port, not by its log.
         """
         self.model, self.host = model, host or "127.0.0.1"
         self.peers, self.gone, self._calls = [], deque(maxlen=8), itertools.count()
@@ -205,13 +210,14 @@ class Server(Process):
             command = [part.replace("{port}", str(self.port)) for part in model.command]
         else:
             self.port = port
+            options.setdefault("cwd", ROOT)
             command = [*model.command, str(port), *(("--host", host) if host else ()), *map(str, args)]
         if nofile:
             shell = f"ulimit -n {nofile}; {shell}"
         if shell != 'exec "$@"':
             command = ["sh", "-c", shell, "sh", *command]
         super().__init__(reaper, command, log_path, **options)
-        if model.foreign:
+        if announce and (model.foreign or polled):
             self._await_port()
         elif announce:
             self._await_announcement()
@@ -240,16 +246,17 @@ class Server(Process):
             state = "does not listen" if self.running else f"ended with status {self.popen.poll()}"
             raise BrokenPromise(f"{shlex.join(self.command)}\n{state}; it wrote:\n{self.log}")
 
-    def connect(self, receive_buffer=None):
+    def connect(self, receive_buffer=None, patience=None):
         """A new client. The system has accepted it; whether the server has, is not known.
 
-        `receive_buffer`: the size of the client's receive buffer, small for a slow reader.
+        `receive_buffer`: the size of the client's receive buffer, small for a slow reader; `patience`:
+        how many seconds it tries to connect.
         """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         if receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.settimeout(DEADLINE)
+        sock.settimeout(patience or DEADLINE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             sock.connect((self.host, self.port))
@@ -263,31 +270,29 @@ class Server(Process):
     def join(self, count=1, receive_buffer=None):
         """A list of `count` new clients that are in the room for certain, and have nothing to read.
 
-        A log line would tell, but only of a server whose log is known. So one client in the room speaks
-        until every newcomer has heard it. All others hear it too; from those that read (all that are not
-        marked `deaf`) it is taken off again.
+        A log line would tell, but only of a server whose log is known. So the last one to come speaks
+        until everybody has heard it. From those in the room that read (all that are not marked `deaf`)
+        that is taken off again.
         """
         __tracebackhide__ = True
-        listeners = [peer for peer in self.peers if not peer.deaf]
+        listeners = [peer for peer in self.peers if not peer.deaf and not peer.ended]
+        alone = not self.model.echoes and not listeners and count == 1
+        helper = [self.connect()] if alone else []  # to be heard takes somebody who hears
         newcomers = [self.connect(receive_buffer) for _ in range(count)]
         if self.model.echoes:
             for peer in newcomers:
                 peer.send(b"echo?\n")
                 peer.expect_line(peer, "echo?")
-            return newcomers
-        helper = None
-        if not listeners:
-            helper = self.connect() if count == 1 else newcomers[0]
-        speaker = helper or listeners[0]
-        self._speak_to(speaker, [peer for peer in listeners + newcomers if peer is not speaker])
-        if count == 1 and helper:
-            helper.close()
+        else:
+            self._speak_to(newcomers[-1], helper + listeners + newcomers[:-1])
+        for peer in helper:
+            peer.close()
         return newcomers
 
     def _speak_to(self, speaker, listeners):
         """Let `speaker` speak until each of `listeners` has heard it, and take away what it said."""
         __tracebackhide__ = True
-        heard, said, end, pause = set(), [], time.monotonic() + DEADLINE, 0.25
+        heard, said, end, pause = set(), [], time.monotonic() + DEADLINE, 0.1
         while len(heard) < len(listeners):
             said.append(speaker.line(f"is everybody here? {next(self._calls)}"))
             speaker.send(said[-1].partition(b" says: ")[2])
@@ -310,6 +315,26 @@ class Server(Process):
         if self.model.echoes:
             return self.join(1) * 2
         return self.join(2)
+
+    def hold_up(self, stuck, speaker, listener, unsent=400_000):
+        """Say so much that about `unsent` bytes for a client that does not read wait in the server.
+
+        Returns what was said. The system's buffers take megabytes before that, and only Linux tells how
+        much they hold.
+        """
+        __tracebackhide__ = True
+        if not NET_TCP.exists():
+            pytest.skip("only Linux tells how much the system's buffers hold")
+        stuck.deaf, said = True, []
+        text, before = "x" * 4000, stuck.queued()
+        while sum(map(len, said)) - (stuck.queued() - before) < unsent:
+            for _ in range(10):
+                said.append(speaker.line(f"{len(said):04} {text}"))
+                speaker.send(said[-1].partition(b" says: ")[2])
+                listener.expect(said[-1])
+            if len(said) > 5000:
+                raise BrokenPromise("20 MB wait for a client that does not read, and nobody knows where")
+        return b"".join(said)
 
     def check_room(self):
         """Fail unless the room is open: a newcomer's words are heard by another one."""
@@ -370,6 +395,21 @@ class Peer:
         self.sent, self.came = Transcript(), Transcript()
         self.unread = bytearray()
         self.ended = ""  # how the connection ended: "end of stream" or "reset"
+
+    def queued(self):
+        """How many bytes that the server has sent to this client wait in the system, on either side."""
+        ours, theirs = (
+            f":{int(name.rpartition(':')[2]):04X}" for name in (self.name, f":{self.server.port}")
+        )
+        total = 0
+        for line in NET_TCP.read_text().splitlines():
+            _, local, remote, _, queues, *_ = line.split()
+            sending, _, receiving = queues.partition(":")
+            if local.endswith(theirs) and remote.endswith(ours):
+                total += int(sending, 16)
+            elif local.endswith(ours) and remote.endswith(theirs):
+                total += int(receiving, 16)
+        return total
 
     # Speaking
 
@@ -497,6 +537,13 @@ class Peer:
             self._receive(time.monotonic() + (within or DEADLINE))
         return self._cut(count)
 
+    def drain(self):
+        """All that the system still holds for the client of a server that is frozen."""
+        data = b""
+        while some := self.read_some(within=0.5):
+            data += some
+        return data
+
     def hears(self, line, end):
         """Whether the line is among what is unread before the time `end`."""
         while not (found := line in self.unread) and self._receive(end):
@@ -507,6 +554,7 @@ class Peer:
 
     def finish(self):
         """Close the sending side alone: the server sees the end of the stream, and can still answer."""
+        self.deaf = True
         self.sock.shutdown(socket.SHUT_WR)
 
     def _leave(self):

@@ -41,6 +41,9 @@ EXCEPTIONS = {
     "blocking": {
         "broadcast": "echo",  # the one client gets its own line back
         "limits.room": "backlog",  # the others wait, unanswered
+        "limits.crowd": "backlog",
+        "limits.fd_setsize": "backlog",
+        "stopping.pending": "blocked",
         "slow": "alone",  # only one is served, so a stuck one holds up all
         "fairness": "alone",
     },
@@ -66,6 +69,10 @@ class Model:
     exceptions: dict = field(default_factory=dict, hash=False)
     foreign: bool = False  # a student's server: no log format, no arguments of ours
     needs: str = ""  # a module without which it cannot run
+    files: tuple = ("server.py",)  # all that it consists of
+    churn: int = 2000  # clients that come and go, in a few seconds
+    crowd: int = 1000  # clients that it must bear at once
+    stuck: int = 20  # clients that do not read, with which the tests of its memory get done in time
 
     def __str__(self):
         return self.name
@@ -87,15 +94,15 @@ class Model:
         return ""
 
 
-def _model(name, *, folder=None, command=None, needs=""):
+def _model(name, *, folder=None, command=None, **attributes):
     folder = folder or name
     command = command or (sys.executable, f"{folder}/server.py")
-    return Model(name, command, EXCEPTIONS.get(folder, {}), needs=needs)
+    return Model(name, command, EXCEPTIONS.get(folder, {}), **attributes)
 
 
 MODELS = [
     _model("blocking"),
-    _model("thread_per_client"),
+    _model("thread_per_client", stuck=2),
     _model("select_based"),
     _model("poll_based"),
     _model("asyncio_based"),

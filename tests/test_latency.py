@@ -1,0 +1,33 @@
+"""Promise: latency. A short message never waits for an acknowledgement."""
+
+import socket
+import statistics
+import time
+
+import pytest
+
+ROUNDS = 20
+LIMIT = 0.025  # seconds; who waits for an acknowledgement waits for about 0.04
+
+
+@pytest.mark.promise("latency")
+def test_a_second_short_message_does_not_wait(server):
+    """The listener's system acknowledges as late as it may. It is to hear a second message before that."""
+    speaker, listener = server.pair()
+    delays = []
+    for number in range(ROUNDS):
+        if hasattr(socket, "TCP_QUICKACK"):
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        speaker.send(b"first\n")
+        if listener is not speaker:
+            listener.expect_line(speaker, "first")
+        start = time.monotonic()
+        speaker.send(b"second\n")
+        if listener is speaker:
+            listener.expect_line(speaker, "first")
+        listener.expect_line(speaker, "second")
+        delays.append(time.monotonic() - start)
+        if number % 5 == 0:
+            time.sleep(0.05)
+    typical = statistics.median(delays)
+    assert typical < LIMIT, f"typically {typical * 1000:.0f} ms pass until a second message is heard"

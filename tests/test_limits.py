@@ -1,0 +1,294 @@
+"""Promise: limits. Neither long lines, nor endless ones, nor many clients cost more than they may."""
+
+import contextlib
+import itertools
+import resource
+import time
+
+import pytest
+from harness import BrokenPromise, wait_until
+
+MAX_MESSAGE = 4096
+TOO_LONG = b"error: a message may be at most 4096 bytes\n"
+FULL = b"error: the room is full\n"
+MIB = 1 << 20
+
+
+@pytest.mark.promise("limits")
+def test_a_message_of_4096_bytes(server):
+    speaker, listener = server.pair()
+    text = "x" * (MAX_MESSAGE - 1)
+    speaker.send(f"{text}\n{text}\nshort\n".encode())
+    listener.expect_lines(speaker, [text, text, "short"])
+
+
+@pytest.mark.promise("limits")
+def test_a_message_of_4096_bytes_in_pieces(server):
+    speaker, listener = server.pair()
+    text = "x" * (MAX_MESSAGE - 1)
+    speaker.send_parts([b"x", text[1:4000].encode(), text[4000:].encode(), b"\n"])
+    listener.expect_line(speaker, text)
+
+
+@pytest.mark.promise("limits")
+def test_a_last_message_of_4096_bytes_without_newline(server):
+    speaker, listener = server.pair()
+    speaker.send(b"x" * MAX_MESSAGE)
+    listener.expect_nothing()
+    speaker.finish()
+    listener.expect_line(speaker, "x" * MAX_MESSAGE)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"x" * MAX_MESSAGE + b"\n",
+        b"x" * (MAX_MESSAGE + 1),
+        b"x" * (MAX_MESSAGE - 1) + b"\r\n",
+        b"\xff\xf1" * (MAX_MESSAGE // 2) + b"\n",
+        b"\xff\xfa" + b"\0" * (MAX_MESSAGE - 1),
+        b" " * (MAX_MESSAGE + 1),
+        "é".encode() * (MAX_MESSAGE // 2) + b"\n",
+    ],
+    ids=["newline", "no newline", "cr", "telnet", "subnegotiation", "blank", "characters"],
+)
+@pytest.mark.promise("limits")
+def test_a_message_of_4097_bytes(server, line):
+    """Its sender is told so and disconnected; what came before it is delivered, and nothing of it."""
+    speaker, listener = server.pair()
+    speaker.send(b"before\n")
+    listener.expect_line(speaker, "before")
+    # In two pieces, so that the server reads all of it, and no reset overtakes the error.
+    speaker.send_parts([line[:3000], line[3000:]], pause=0.05)
+    speaker.expect(TOO_LONG)
+    speaker.expect_closed()
+    if listener is not speaker:
+        listener.expect_nothing()
+    server.check_room()
+
+
+@pytest.mark.promise("limits")
+def test_what_came_before_a_too_long_message_is_delivered(server):
+    """Also when it is received together with the beginning of the long one."""
+    speaker, listener = server.pair()
+    speaker.send(b"before\n" + b"x" * 10000)
+    listener.expect_line(speaker, "before")
+    if listener is not speaker:
+        listener.expect_nothing()
+
+
+@pytest.mark.promise("limits")
+def test_nothing_of_a_too_long_message_is_delivered_later(server):
+    """Neither its tail, nor what its sender says after it."""
+    speaker, listener = server.pair()
+    speaker.offer(b"x" * 100_000 + b" tail\n")
+    for _ in range(20):
+        if not speaker.offer(b"more tail\nnext line\n"):
+            break
+        time.sleep(0.02)
+    if listener is speaker:
+        speaker.expect_closed(maybe_after=TOO_LONG)
+        server.check_room()
+    else:
+        (carol,) = server.join(1)
+        carol.send(b"mark\n")
+        listener.expect_line(carol, "mark")
+
+
+# Some of what can be sent for ever without being a message.
+ENDLESS = {
+    "line": b"x" * 65536,
+    "zeros": b"\0" * 65536,
+    "subnegotiation": b"\xff\xfa" + b"x" * 65534,
+    "telnet": b"\xff\xf1" * 32768,
+}
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.promise("limits")
+def test_endless_line(server, kind):
+    """Hundreds of megabytes are offered, on one connection after the other: memory stays flat."""
+    server.check_room()
+    before = server.memory()
+    for _ in range(20):
+        speaker = server.connect()
+        if any(not speaker.offer(ENDLESS[kind]) for _ in range(320)):  # 20 MiB
+            speaker.reset()
+        else:
+            raise BrokenPromise(f"{speaker.name} sent 20 MiB, and is not disconnected")
+    grown = server.memory() - before
+    assert grown < 20 * MIB, f"{grown / MIB:.1f} MiB more"
+    server.check_room()
+
+
+@pytest.mark.promise("limits")
+def test_endless_blank_lines(server):
+    """They are no messages and break no limit, so they may come for ever, in as much memory as ever."""
+    speaker, listener = server.pair()
+    chunk = (b" " * 4095 + b"\n") * 16
+    speaker.send(chunk)
+    before = server.memory()
+    for _ in range(1000):
+        speaker.send(chunk)  # 62 MiB in all
+    speaker.send(b"mark\n")
+    listener.expect_line(speaker, "mark", within=60)
+    grown = server.memory() - before
+    assert grown < 20 * MIB, f"{grown / MIB:.1f} MiB more"
+
+
+@pytest.mark.promise("limits.crowd")
+def test_a_thousand_clients_each_holding_4095_bytes(start):
+    server = start()
+    speaker, listener = server.pair()
+    peers = server.join(server.model.crowd - 2)
+    for peer in peers:
+        peer.send(b"\n")  # so that what it costs to serve each of them is paid
+    hear_each_other(speaker, listener)
+    before = server.memory()
+    for peer in peers:
+        peer.deaf = True
+        peer.send(b"x" * 4095)
+    hear_each_other(speaker, listener)
+    server.check_idle()
+    grown = server.memory() - before
+    assert grown < 16384 * len(peers) + 16 * MIB, f"{grown / MIB:.1f} MiB more"
+    for peer in peers:
+        peer.reset()
+    hear_each_other(speaker, listener)
+
+
+def hear_each_other(*peers):
+    for speaker, listener in itertools.permutations(peers, 2):
+        speaker.send(b"do you hear me?\n")
+        listener.expect_line(speaker, "do you hear me?")
+
+
+def fill(server, count, at_least):
+    """Let up to `count` clients come, until some are refused; return who is in the room.
+
+    Who is refused must be told so. (A reset may overtake that line: then it is just disconnected.)
+    """
+    __tracebackhide__ = True
+    peers = [server.connect() for _ in range(count)]
+    end = wait_until(lambda: not open_(peers[-1]))
+    if not end:
+        raise BrokenPromise(f"{count} clients are connected, and none is refused")
+    time.sleep(0.5)
+    inside = [peer for peer in peers if open_(peer)]
+    refused = [peer for peer in peers if peer not in inside]
+    if len(inside) < at_least:
+        raise BrokenPromise(f"with {len(inside)} clients the room is full; {at_least} should find place")
+    for peer in refused:
+        peer.expect_closed(maybe_after=FULL)
+    assert any(peer.came.head == FULL for peer in refused), "nobody was told that the room is full"
+    for peer in refused:
+        peer.reset()
+    return inside
+
+
+def open_(peer):
+    """Whether the client is not disconnected so far; what came is kept for later."""
+    while peer._receive(0):
+        pass
+    return not peer.ended
+
+
+def check_full_room(server, inside):
+    """The full room talks, rests, and has place again when somebody leaves."""
+    speaker, *others = inside
+    for peer in inside:
+        peer.unread.clear()
+    speaker.send(b"how full it is\n")
+    for peer in others:
+        peer.expect_line(speaker, "how full it is")
+    server.check_idle()
+    newcomer = server.connect()
+    newcomer.expect_closed(maybe_after=FULL)
+    for leaver in others[:3]:
+        leaver.close()
+
+    def finds_place():
+        newcomer = server.connect()
+        newcomer.offer(b"is there place for me?\n")
+        if speaker.hears(newcomer.line("is there place for me?"), time.monotonic() + 0.5):
+            return newcomer
+        newcomer.reset()
+        return None
+
+    newcomer = wait_until(finds_place, every=0.1)
+    assert newcomer, "there is no room again although somebody left"
+    speaker.unread.clear()
+    speaker.send(b"welcome\n")
+    newcomer.expect_line(speaker, "welcome")
+
+
+@pytest.mark.promise("limits.room")
+def test_more_connections_than_descriptors(start):
+    server = start(nofile=256)
+    check_full_room(server, fill(server, 300, at_least=64))
+
+
+@pytest.mark.promise("limits.room")
+def test_a_full_room_that_is_pushed_at(start):
+    """Hundreds who come again and again neither stop nor starve those inside, and cost nothing."""
+    server = start(nofile=256)
+    inside = fill(server, 300, at_least=64)
+    held = server.descriptors()
+    for _ in range(5):
+        for peer in [server.connect() for _ in range(100)]:
+            peer.reset()
+    check_full_room(server, inside)
+    server.check_descriptors(at_most=held + 2)
+
+
+def needs_descriptors(count):
+    """Skip where a process may not have as many."""
+    with contextlib.suppress(ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard == resource.RLIM_INFINITY or min(soft, hard) >= count:
+            return
+    pytest.skip(f"a process may not have {count} descriptors here")
+
+
+@pytest.mark.promise("limits.fd_setsize")
+def test_more_than_fd_setsize(start):
+    needs_descriptors(1300)
+    server = start(nofile=1300)
+    peers = server.join(1100)
+    peers[0].send(b"there are many of us\n")
+    for peer in peers[1:]:
+        peer.expect_line(peers[0], "there are many of us")
+
+
+@pytest.mark.promise("limits.fd_setsize", instead="full")
+def test_fd_setsize_fills_the_room(start):
+    needs_descriptors(1300)
+    server = start(nofile=1300)
+    inside = fill(server, 1100, at_least=900)
+    assert len(inside) < 1024
+    check_full_room(server, inside)
+
+
+@pytest.mark.promise("limits.room", instead="backlog")
+def test_the_others_wait_until_the_one_leaves(server):
+    """Nobody is refused and nobody is served; when the first leaves the next one has its turn."""
+    (alice,) = server.join(1)
+    waiting = [server.connect() for _ in range(3)]
+    for peer in waiting:
+        peer.send(b"my turn?\n")
+    waiting[0].expect_nothing(0.5)
+    leaver = alice
+    for peer in waiting:
+        leaver.close()
+        peer.expect_line(peer, "my turn?")
+        leaver = peer
+
+
+@pytest.mark.promise("limits.room", instead="backlog")
+@pytest.mark.ours("a backlog")
+def test_past_the_backlog_connecting_hangs(server):
+    """Sooner or later nobody can even connect."""
+    server.join(1)
+    with pytest.raises(TimeoutError):
+        for _ in range(5000):
+            server.connect(patience=1.0)

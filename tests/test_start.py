@@ -1,0 +1,187 @@
+"""Promise: start. Where it listens is said at once; and what went wrong, in one line."""
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from harness import LISTENING, free_port, wait_until
+from promises import ROOT
+
+TIME = r"\d\d:\d\d:\d\d"
+BAD_PORTS = [
+    "nonsense",
+    "-1",
+    "65536",
+    "99999999999999999999",
+    "1_000",
+    "+5",
+    " 5",
+    "5 ",
+    "９６６９",
+    "",
+    "1.5",
+    "0x10",
+]
+
+
+@pytest.fixture
+def outcome(model, run):
+    """Start a server that must fail: `outcome("0", "--host", "x")` gives its status and what it wrote."""
+
+    def fail(*args, prefix=()):
+        process = run([*prefix, *model.command, *args], cwd=ROOT)
+        return process.wait(), process.log
+
+    return fail
+
+
+def one_line(log, host, port, reason):
+    """Check the one line that says what could not be had, and why."""
+    pattern = rf"(?i)\S+: cannot listen on {re.escape(host)}:{port}: .*({reason}).*\n"
+    assert re.fullmatch(pattern, log), log
+
+
+@pytest.mark.promise("start")
+def test_it_listens(start):
+    """On the port that it was given; and it says so, if it is one of ours."""
+    port = free_port()
+    server = start(port=port)
+    server.check_room()
+    if not server.model.foreign:
+        first = server.log.partition("\n")[0]
+        assert re.fullmatch(rf"{TIME} listening on 127\.0\.0\.1:{port}", first)
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("the log")
+def test_port_0_takes_a_free_one(start):
+    servers = [start(), start()]
+    assert servers[0].port != servers[1].port
+    for server in servers:
+        server.check_room()
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("the log")
+def test_the_first_line_is_seen_at_once_in_a_pipe(start):
+    server = start(announce=False, stderr=subprocess.PIPE)
+    with server.popen.stderr as pipe:
+        line = pipe.readline().decode()
+        assert LISTENING.search(line)
+        server.kill()
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("the default port")
+def test_9669_on_127_0_0_1_is_the_default(model, run):
+    with (ROOT / "pyproject.toml").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # one test at a time may have that port
+
+        def listens():
+            process = run(model.command, cwd=ROOT)
+            process.await_log("listening|in use")
+            if "in use" not in process.log:
+                return process
+            return None
+
+        process = wait_until(listens, every=0.5)
+        if not process:
+            pytest.skip("9669 is in use")
+        assert process.log.endswith("listening on 127.0.0.1:9669\n")
+        process.kill()
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("--host")
+def test_ipv6(start, needs_ipv6):
+    server = start(host="::1")
+    assert re.search(r"listening on \[::1\]:\d+$", server.log.partition("\n")[0])
+    server.check_room()
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("--host")
+def test_host_by_name(start):
+    server = start(host="localhost")
+    server.check_room()
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("the file server.py")
+def test_the_file_alone_and_the_standard_library_suffice(model, run, scratch):
+    """Copied to another directory, without any installed package."""
+    if model.command[1] == "-c":
+        pytest.skip("not a file")
+    folder = (ROOT / model.command[1]).parent
+    for name in model.files:
+        shutil.copy(folder / name, scratch)
+    process = run([sys.executable, "-S", "server.py", "0"], cwd=scratch)
+    process.await_log(r"listening on 127\.0\.0\.1:\d+$")
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("its usage")
+def test_a_bad_port(model, run):
+    attempts = {port: run([*model.command, "--", port], cwd=ROOT) for port in BAD_PORTS}
+    attempts["two ports"] = run([*model.command, "5000", "5001"], cwd=ROOT)
+    for port, process in attempts.items():
+        assert process.wait() == 2, f"{port!r}: {process.log}"
+        assert process.log.startswith("usage: "), f"{port!r}: {process.log}"
+        assert "Traceback" not in process.log
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("its error")
+def test_a_port_in_use(outcome):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        status, log = outcome(str(port))
+    assert status == 1
+    one_line(log, "127.0.0.1", port, "in use")
+
+
+@pytest.mark.promise("start")
+def test_a_port_in_use_by_itself(start):
+    """A second server on the same port ends, and says why; the first goes on."""
+    first = start()
+    second = start(port=first.port, announce=False) if not first.model.foreign else None
+    if second:
+        assert second.wait() == 1
+        assert "Traceback" not in second.log
+    first.check_room()
+
+
+@pytest.mark.promise("start")
+@pytest.mark.ours("its error")
+def test_a_port_that_is_not_allowed(outcome):
+    """Root is stripped of the right to use it."""
+    prefix = ()
+    if os.geteuid() == 0:
+        prefix = ["setpriv", "--bounding-set=-net_bind_service", "--inh-caps=-net_bind_service"]
+        if not shutil.which("setpriv"):
+            pytest.skip("root may use every port, and there is no setpriv")
+    with contextlib.suppress(OSError):
+        with open("/proc/sys/net/ipv4/ip_unprivileged_port_start") as file:
+            first_free = int(file.read())
+        if first_free <= 1:
+            pytest.skip("every port is allowed here")
+    if sys.platform == "darwin":
+        pytest.skip("every port is allowed on macOS")
+    status, log = outcome("1", prefix=prefix)
+    assert status == 1
+    one_line(log, "127.0.0.1", 1, "permission denied")
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "203.0.113.77", "x" * 70 + ".invalid", " "])
+@pytest.mark.promise("start")
+@pytest.mark.ours("its error")
+def test_an_unknown_host(outcome, host):
+    status, log = outcome("0", "--host", host)
+    assert status == 1
+    one_line(log, host, 0, "")

@@ -1,0 +1,205 @@
+"""Promise: stopping. A signal ends the server with status 0, within two seconds, whatever the clients do."""
+
+import contextlib
+import signal
+import time
+
+import pytest
+from harness import BrokenPromise
+from test_fairness import Flood
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+GRACE = 2.0 + 1.0  # seconds: two, and one because this machine may be busy
+
+
+def stop(server, number=signal.SIGTERM, to_group=False):
+    """Send the signal, and expect the server to end with status 0 in time."""
+    __tracebackhide__ = True
+    start = time.monotonic()
+    (server.signal_group if to_group else server.signal)(number)
+    check_stopped(server, start)
+
+
+def check_stopped(server, start):
+    __tracebackhide__ = True
+    status = server.wait()
+    took = time.monotonic() - start
+    if status != 0 or took > GRACE:
+        raise BrokenPromise(f"it ended with status {status} after {took:.1f} seconds\n{server.log}")
+    if left := server.processes():
+        raise BrokenPromise(f"it left processes behind: {left}")
+    if not server.model.foreign and not server.log.endswith(" bye\n"):
+        raise BrokenPromise(f"its last line is not bye:\n{server.log}")
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("stopping")
+def test_with_nobody_there(start, number):
+    stop(start(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("stopping")
+def test_with_clients_in_the_room(start, number):
+    """Their connections are closed; what they had not finished is not delivered."""
+    server = start()
+    speaker, listener = server.pair()
+    speaker.send(b"hello\nhalf a line")
+    listener.expect_line(speaker, "hello")
+    stop(server, number)
+    for peer in {speaker, listener}:
+        peer.expect_closed()
+
+
+@pytest.mark.promise("stopping")
+def test_ctrl_c_in_a_terminal(start):
+    """A terminal sends SIGINT to the server's children as well."""
+    server = start()
+    speaker, listener = server.pair()
+    speaker.send(b"hello\n")
+    listener.expect_line(speaker, "hello")
+    stop(server, signal.SIGINT, to_group=True)
+    for peer in {speaker, listener}:
+        peer.expect_closed()
+
+
+@pytest.mark.promise("stopping")
+def test_nobody_can_connect_afterwards(start):
+    server = start()
+    server.check_room()
+    stop(server)
+    with pytest.raises(ConnectionRefusedError):
+        server.connect()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("stopping")
+def test_the_same_port_at_once(start, number):
+    """Also with connections that the server closed, which the system keeps for a minute."""
+    server = start()
+    for _ in range(2):
+        speaker, listener = server.pair()
+        speaker.send(b"hello\n")
+        listener.expect_line(speaker, "hello")
+        stop(server, number)
+        for peer in {speaker, listener}:
+            peer.expect_closed()
+            peer.close()
+        server = start(port=server.port)
+    server.check_room()
+
+
+@pytest.mark.parametrize("first", SIGNALS)
+@pytest.mark.parametrize("second", SIGNALS)
+@pytest.mark.promise("stopping")
+def test_a_second_signal_changes_nothing(start, first, second):
+    server = start()
+    server.pair()
+    begun = time.monotonic()
+    with server.frozen():  # so that the second finds it still running
+        server.signal(first)
+        server.signal(second)
+    for _ in range(20):
+        if server.running:
+            server.signal(second)
+        time.sleep(0.005)
+    check_stopped(server, begun)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("slow.stall")
+def test_with_output_pending(start, number):
+    """Nobody waits for a client that does not read, and in what it got there is no gap."""
+    server = start()
+    alice, bob = server.join(2)
+    (stuck,) = server.join(1, receive_buffer=4096)
+    said = server.hold_up(stuck, alice, bob)
+    stop(server, number)
+    assert said.startswith(stuck.read_to_end())
+
+
+@pytest.mark.promise("slow.stall")
+def test_what_is_unsent_has_a_last_chance_to_go_out(start):
+    server = start()
+    alice, bob = server.join(2)
+    (stuck,) = server.join(1, receive_buffer=4096)
+    said = server.hold_up(stuck, alice, bob)
+    with server.frozen():
+        before = stuck.drain()  # now there is place again
+        server.signal(signal.SIGTERM)
+    check_stopped(server, time.monotonic())
+    after = stuck.read_to_end()
+    assert after, "nothing more came after the signal"
+    assert said.startswith(before + after)
+
+
+@pytest.mark.promise("slow.stall", instead="stalls")
+def test_while_a_client_holds_up_the_room(start):
+    """Also then it stops in two seconds."""
+    server = start()
+    alice, bob = server.join(2)
+    stuck = server.connect(receive_buffer=4096)
+    stuck.deaf = True
+    alice.sock.settimeout(0.5)
+    with contextlib.suppress(TimeoutError):
+        for _ in range(20):
+            alice.sock.sendall((b"x" * 4000 + b"\n") * 100)
+            bob.read_some()
+    stop(server)
+
+
+@pytest.mark.promise("stopping.pending", instead="blocked")
+def test_while_a_client_does_not_read_its_answers(start):
+    server = start()
+    stuck = server.connect(receive_buffer=4096)
+    stuck.sock.settimeout(1.0)
+    with pytest.raises(TimeoutError):
+        while True:
+            stuck.sock.sendall((b"x" * 4000 + b"\n") * 100)
+    stop(server)
+    stuck.read_to_end()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("stopping")
+def test_during_a_flood(start, number):
+    server = start()
+    flood = Flood(server, b"flood\n" * 10000)
+    peers = [server.connect() for _ in range(5)]
+    time.sleep(0.2)
+    try:
+        stop(server, number)
+    finally:
+        flood.stop()
+    for peer in peers:
+        peer.read_to_end()
+
+
+@pytest.mark.promise("stopping")
+def test_with_silent_and_half_closed_clients(start):
+    server = start()
+    for number in range(30):
+        peer = server.connect()
+        if number % 3 == 1:
+            peer.offer(b"half a line")
+        if number % 3 == 2:
+            peer.finish()
+    stop(server)
+
+
+@pytest.mark.promise("stopping")
+def test_sigterm_in_the_background_of_a_shell(start):
+    """There SIGINT is ignored from the start; SIGTERM works all the same."""
+    server = start(shell='trap "" INT; exec "$@"')
+    speaker, listener = server.pair()
+    speaker.send(b"hello\n")
+    listener.expect_line(speaker, "hello")
+    stop(server)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("stopping")
+def test_right_after_it_listens(start, number):
+    """As soon as the log says so, or a client could connect, a signal stops it in good order."""
+    for _ in range(5):
+        stop(start(), number)
