@@ -24,9 +24,9 @@ BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
-    rb"\xff(?:\xfa(?:[^\xff]|\xff[^\xf0])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.DOTALL
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
-UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
 
 
 class Client:
@@ -102,8 +102,8 @@ class ChatServer:
             return self.drop(client, "dropped: message too long", error)
         # The end of the stream ends the last line as a newline does.
         stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
-        *lines, client.received = stream.split(b"\n")
-        texts = [text for text in map(clean, lines) if text.strip()]
+        lines, _, client.received = stream.rpartition(b"\n")
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
         words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
         if not self.spans:
             asyncio.get_running_loop().call_soon(self.broadcast)
@@ -117,16 +117,15 @@ class ChatServer:
     def broadcast(self):
         """Send everybody the record of this turn but for their own words, and start a new one."""
         if self.record:
-            record = bytes(self.record)
+            record, self.record = memoryview(self.record), bytearray()
             for client in list(self.clients):
                 start, end = self.spans.get(client, (0, 0))
-                self.send(client, record[:start] + record[end:])
-            self.record.clear()
+                self.send(client, record[:start], record[end:])
         self.spans.clear()
 
-    def send(self, client, data):
-        """Send data, as much as the socket takes now; the transport keeps the rest."""
-        client.writer.write(data)
+    def send(self, client, *parts):
+        """Send the parts, as much as the socket takes now; the transport keeps the rest."""
+        client.writer.write(b"".join(parts))
         if client.writer.transport.get_write_buffer_size() > MAX_UNSENT:
             self.drop(client, "dropped: too slow")
 
@@ -140,12 +139,12 @@ class ChatServer:
         asyncio.get_running_loop().call_later(LAST_CHANCE, client.writer.transport.abort)
 
 
-def clean(line):
-    """Return a line of bytes as text that is safe to show on a terminal."""
-    if IAC in line:
-        line = TELNET.sub(rb"\1", line)
-    text = line.decode(errors="replace")
-    return text if text.isprintable() else UNSAFE.sub("", text)
+def clean(lines):
+    """Return lines of bytes as text that is safe to show on a terminal."""
+    if IAC in lines:
+        lines = TELNET.sub(rb"\1", lines)
+    text = lines.decode(errors="replace")
+    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
 
 
 def name_of(address):

@@ -21,9 +21,9 @@ BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
-    rb"\xff(?:\xfa(?:[^\xff]|\xff[^\xf0])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.DOTALL
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
-UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
 
 
 class Client:
@@ -88,8 +88,8 @@ class ChatServer:
             return self.drop(client, "dropped: message too long", error)
         # The end of the stream ends the last line as a newline does.
         stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
-        *lines, client.received = stream.split(b"\n")
-        texts = [text for text in map(clean, lines) if text.strip()]
+        lines, _, client.received = stream.rpartition(b"\n")
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
         words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
         self.send(client, words)
         if client in self.clients and (interrupt or not data):
@@ -111,12 +111,12 @@ class ChatServer:
         client.sock.close()
 
 
-def clean(line):
-    """Return a line of bytes as text that is safe to show on a terminal."""
-    if IAC in line:
-        line = TELNET.sub(rb"\1", line)
-    text = line.decode(errors="replace")
-    return text if text.isprintable() else UNSAFE.sub("", text)
+def clean(lines):
+    """Return lines of bytes as text that is safe to show on a terminal."""
+    if IAC in lines:
+        lines = TELNET.sub(rb"\1", lines)
+    text = lines.decode(errors="replace")
+    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
 
 
 def name_of(address):
