@@ -89,7 +89,7 @@ class Process:
     def __init__(self, reaper, command, log_path, **options):
         """Start `command`; `options` are those of subprocess.Popen."""
         self.command, self.log_path = list(command), log_path
-        self._reaper = reaper
+        self._reaper, self._last_log = reaper, None
         env = {**os.environ, **options.pop("env", {})}
         env.pop("PYTHONUNBUFFERED", None)
         with open(log_path, "ab") as log:
@@ -101,7 +101,9 @@ class Process:
     @property
     def log(self):
         """What the program has written so far."""
-        return self.log_path.read_text(errors="backslashreplace")
+        if self._last_log is None:
+            return self.log_path.read_text(errors="backslashreplace")
+        return self._last_log
 
     @property
     def running(self):
@@ -175,6 +177,7 @@ class Process:
             self.signal_group(signal.SIGKILL)
         self.popen.wait()
         self._reaper.end_group(self.pid)
+        self._last_log = self.log  # the file may be removed now
 
 
 class Server(Process):
@@ -337,11 +340,11 @@ class Server(Process):
         return b"".join(said)
 
     def check_room(self):
-        """Fail unless the room is open: a newcomer's words are heard by another one."""
+        """Fail unless the room is open: a newcomer's words are heard by another one (among others')."""
         __tracebackhide__ = True
         speaker, listener = self.pair()
         speaker.send(b"still there?\n")
-        listener.expect_line(speaker, "still there?")
+        listener.read_until(speaker.line("still there?"))
         for peer in {speaker, listener}:
             peer.close()
 

@@ -45,6 +45,9 @@ class Listener:
     def __init__(self, host="127.0.0.1"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.create_server((host, 0), family=family)
+        self.sock.setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16
+        )  # a client can soon not send any more
         self.sock.settimeout(DEADLINE)
         self.address = self.sock.getsockname()[:2]
         self.peers, self.gone = [], []
@@ -260,13 +263,30 @@ def test_what_comes_is_printed_byte_for_byte_and_at_once(client, listener, begin
 
 
 @clients("on both")
-def test_much_in_both_directions(client, listener, begin, scratch):
-    """It prints what comes although the server takes nothing from it: nobody waits for each other forever."""
+def test_lines_that_come_at_once_go_out_at_once(client, listener, begin):
+    """A reader with a buffer of its own takes all of them, gives out one, and waits with the rest."""
+    process = begin(client, *listener.address)
+    peer = listener.accept()
+    type_in(process, b"one\ntwo\nthree\nand half of")
+    peer.expect(b"one\ntwo\nthree\nand half of")
+
+
+@clients("on both")
+@pytest.mark.parametrize("chunk", ["4096", "1 << 24"])
+def test_much_in_both_directions(client, chunk, listener, run, scratch):
+    """It prints what comes although the server takes nothing from it: nobody waits for each other forever.
+
+    Of the big chunk the socket takes a part at a time.
+    """
+    text = (ROOT / client / "client.py").read_text()
+    assert "CHUNK = 4096" in text
+    (scratch / "client.py").write_text(text.replace("CHUNK = 4096", f"CHUNK = {chunk}"))
     mine = b"".join(b"%07d of mine\n" % number for number in range(500_000))
     theirs = b"theirs, theirs\n" * 300_000
     (scratch / "mine").write_bytes(mine)
+    program = [sys.executable, str(scratch / "client.py"), *map(str, listener.address)]
     with open(scratch / "mine", "rb") as stdin, open(scratch / "printed", "wb") as stdout:
-        process = begin(client, *listener.address, stdin=stdin, stdout=stdout)
+        process = run(program, stdin=stdin, stdout=stdout)
     peer = listener.accept()
     peer.send(theirs)  # it is more than the buffers between us hold, and I read nothing meanwhile
     assert peer.read_to_end() == mine
@@ -297,6 +317,11 @@ def test_idle_on_a_terminal_and_after_its_end(client, listener, begin):
     with keyboard() as (typing_end, stdin):
         process = begin(client, *listener.address, stdin=stdin)
         peer = listener.accept()
+        Server.check_idle(process)
+        os.write(typing_end, b"hello\n")
+        peer.expect(b"hello\n")
+        peer.send(b"127.0.0.1:5 says: hello\n")
+        process.await_log("says: hello$")
         Server.check_idle(process)
         os.write(typing_end, b"\x04")
         assert peer.read_to_end() == b""
@@ -367,8 +392,9 @@ def test_a_real_server_goes_away(client, number, serve, begin):
     assert (process.wait(), process.log) == (1, GONE)
 
 
-def test_turn_taking_finds_out_at_its_next_line(listener, begin):
-    process = begin("blocking", *listener.address)
+@clients("by turns")
+def test_turn_taking_finds_out_at_its_next_line(client, listener, begin):
+    process = begin(client, *listener.address)
     listener.accept().close()
     type_in(process, b"still there?\n")
     assert (process.wait(), process.log) == (1, GONE)
@@ -379,7 +405,7 @@ def test_a_message_too_long(client, serve, begin):
     """The server's last word is printed, unless its reset overtakes it. Either way, the client says so."""
     server = serve("blocking" if client == "blocking" else "select_based")
     process = begin(client, server.host, server.port)
-    type_in(process, b"x" * 4096 + b"\n")
+    type_in(process, b"x" * 4096 + b"\nstill there?\n")
     assert process.wait() == 1
     assert process.log in (GONE, "error: a message may be at most 4096 bytes\n" + GONE)
 
@@ -469,11 +495,12 @@ def test_every_client_with_a_server_that_answers(client, server, begin):
     assert [line.partition(" says: ")[2] for line in process.log.splitlines()] == ["one", "two", "three"]
 
 
+@clients("by turns")
 @pytest.mark.promise("broadcast")
-def test_turn_taking_hangs_in_a_room(server, terminal):
+def test_turn_taking_hangs_in_a_room(client, server, terminal):
     """It hears nothing while it is its turn to type, and sends nothing while it waits for an answer."""
     (alice,) = server.join(1)
-    child = terminal(command("blocking", server.host, server.port))
+    child = terminal(command(client, server.host, server.port))
     child.sendline(b"first")
     assert alice.read_line().endswith(b" says: first\n")
     child.sendline(b"second")
@@ -491,9 +518,10 @@ def test_turn_taking_hangs_in_a_room(server, terminal):
 # By turns
 
 
-def test_lines_that_get_no_answer_are_not_waited_for(listener, begin):
+@clients("by turns")
+def test_lines_that_get_no_answer_are_not_waited_for(client, listener, begin):
     """What is blank once the server has cleaned it is no message: the wait for an answer would be long."""
-    process = begin("blocking", *listener.address)
+    process = begin(client, *listener.address)
     peer = listener.accept()
     blank = [" ", "\t", "\r", "\x1b\x07\x7f", "\x85\x9b", "\u202e\u2066", "\u3000\u2028", ""]
     type_in(process, "\n".join([*blank, "hello", ""]).encode())
