@@ -1,0 +1,193 @@
+"""A chat server that waits in blocking calls, now for the client, now for the keyboard: two people take turns.
+
+    python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
+    python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
+
+Answer each line with one of your own; `quit` ends the conversation, on either side, and the next caller comes.
+
+Still fails: what comes while it is your turn waits unseen. `seq 2 | nc 127.0.0.1 9669` shows you `1`, and `2` once
+you have answered that. End the nc with Ctrl-C instead: nothing tells you that nobody is there now.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import sys
+import time
+
+MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+
+KEYBOARD, SCREEN = 0, 1  # descriptors: sys.stdin and sys.stdout have an encoding and a buffer of their own
+QUIT = "quit"  # the line that ends a conversation
+
+IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+
+
+class ChatServer:
+    """The operator's end of the conversation, with one client at a time."""
+
+    def __init__(self, listener):
+        self.listener = listener
+        self.clients = []  # one at the most
+        self.keyboard = os.fdopen(KEYBOARD, "rb")  # one for all clients: of a pipe it may read ahead
+        self.running = True
+
+    def run(self):
+        """Serve until stop() is called."""
+        logging.info("listening on %s", name_of(self.listener.getsockname()))
+        try:
+            while True:
+                # Wait for somebody to come, then for what it says and for an answer, until one has left.
+                self.accept()
+                while self.clients:
+                    self.receive(self.clients[0])
+        except KeyboardInterrupt:
+            self.listener.close()
+        for client in list(self.clients):
+            self.drop(client, "dropped: server stopping")
+        logging.info("bye")
+
+    def stop(self, *_):
+        """Have run() end at once. As a signal handler it gets arguments, which do not matter here."""
+        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not a second time.
+        if self.running:
+            self.running = False
+            raise KeyboardInterrupt
+
+    def accept(self):
+        """Let the next client in."""
+        try:
+            sock, address = self.listener.accept()
+        except OSError:  # it is gone, or no descriptor is left: this must not spin then
+            time.sleep(0.01)
+            return
+        client = Client(sock, address)
+        self.clients.append(client)
+        logging.info("%s joined, %d online", client.name, len(self.clients))
+
+    def receive(self, client):
+        """Read from a client once, and take a turn for each message that is complete now."""
+        try:
+            data = client.sock.recv(MAX_MESSAGE)
+        except OSError as error:
+            return self.drop(client, f"dropped: {error.strerror.lower()}")
+        # Only the first line can be too long: the others came in this one recv.
+        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+            error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
+            return self.drop(client, "dropped: message too long", error)
+        # The end of the stream ends the last line as a newline does.
+        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        lines, _, client.received = stream.rpartition(b"\n")
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
+        while texts and client in self.clients:
+            self.answer(client, texts.pop(0))
+        if client in self.clients and (interrupt or not data):
+            self.drop(client, "left")
+
+    def answer(self, client, text):
+        """Show what a client said, wait for the operator's line, and send that."""
+        show(text)
+        if text.strip() == QUIT:
+            return self.drop(client, "left")
+        try:
+            # The next line that is not blank. Meanwhile nothing that happens to the client is noticed.
+            words = next(filter(str.strip, map(clean, self.keyboard)), "").rstrip("\n")
+        except OSError:  # the terminal is gone
+            words = ""
+        if not words:
+            error = b"error: nobody is at the keyboard any more\n"
+            return self.drop(client, "dropped: nobody is at the keyboard", error)
+        if words.strip() == QUIT:
+            return self.drop(client, "dropped: the operator quit", b"quit\n")
+        self.send(client, f"{words}\n".encode())
+
+    def send(self, client, data):
+        """Send data, however long it takes."""
+        try:
+            client.sock.sendall(data)
+        except OSError as error:
+            self.drop(client, f"dropped: {error.strerror.lower()}")
+
+    def drop(self, client, reason, last=b""):
+        """Part with a client, after one attempt to send the bytes given."""
+        self.clients.remove(client)
+        logging.info("%s %s, %d online", client.name, reason, len(self.clients))
+        with contextlib.suppress(OSError):
+            client.sock.send(last, socket.MSG_DONTWAIT)
+        client.sock.close()
+
+
+def show(text):
+    """Print a line at once, and all of it: a write may be cut short, by Ctrl-Z for one."""
+    line = f"{text}\n".encode()
+    with contextlib.suppress(OSError):  # nobody reads any more: as with a closed log, the server goes on
+        while line:
+            line = line[os.write(SCREEN, line) :]
+
+
+def clean(lines):
+    """Return lines of bytes as text that is safe to show on a terminal."""
+    if IAC in lines:
+        lines = TELNET.sub(rb"\1", lines)
+    text = lines.decode(errors="replace")
+    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
+
+
+def name_of(address):
+    """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port(text):
+    """Return text as a port number, or raise ValueError, which argparse reports."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError
+    return int(text)
+
+
+def main():
+    """Read the arguments, listen, and serve until a signal comes."""
+    while os.open(os.devnull, os.O_RDWR) <= 2:
+        pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
+    parser.add_argument("--host", default="127.0.0.1")
+    args = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+    server = ChatServer(listener)
+    signal.signal(signal.SIGINT, server.stop)
+    signal.signal(signal.SIGTERM, server.stop)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()
