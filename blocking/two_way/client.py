@@ -1,11 +1,12 @@
-"""A chat client that waits in blocking calls: for a line from the keyboard, for its answer, in turn.
+"""A chat client that waits in blocking calls: for a line from the keyboard, for its answer, in turn, until one quits.
 
     python client.py [HOST] [PORT]              127.0.0.1 and 9669 by default, where a server.py runs
 
 Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is printed. Ctrl-C leaves at once.
+`quit` ends the conversation, on either side.
 
-Still fails: waiting for the one it is deaf to the other. In the room of any other server nobody answers your line:
-it hangs until somebody speaks, takes that for the answer, and is deaf again until you have typed the next line.
+Still fails: waiting for the one, it is deaf to the other. Stop the server while it is your turn: nothing tells
+you that nobody will answer, until you have typed one more line.
 """
 
 import argparse
@@ -17,11 +18,12 @@ import socket
 import sys
 
 KEYBOARD, SCREEN = 0, 1  # descriptors: sys.stdin and sys.stdout have buffers and locks of their own
+QUIT = b"quit"  # the line that ends a conversation
 BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*")  # lines that get no answer
 
 
 def chat(sock):
-    """Send a line, wait for its answer, and so on; return whether the keyboard had ended at the end."""
+    """Send a line, wait for its answer, and so on; return whether the keyboard had ended at the end, or one quit."""
     answers, ended = sock.makefile("rb"), False
     for line in os.fdopen(KEYBOARD, "rb"):
         if BLANK.fullmatch(line.decode(errors="replace")):
@@ -29,11 +31,15 @@ def chat(sock):
         # After a reset this fails, while recv still has what came before it: so recv is the one to tell.
         with contextlib.suppress(OSError):
             sock.sendall(line)
+        if line.strip() == QUIT:
+            return True
         if line.endswith(b"\n"):
             answer = answers.readline()
             if not answer:
                 return ended
             show(answer)
+            if answer.strip() == QUIT:
+                return True
     with contextlib.suppress(OSError):
         sock.shutdown(socket.SHUT_WR)
         ended = True
