@@ -1,9 +1,11 @@
-"""A chat client that takes turns: it blocks on the keyboard, then on the socket, and hears nothing meanwhile.
+"""A chat client that waits in blocking calls: for a line from the keyboard, for its answer, in turn.
 
-    python blocking/client.py [HOST] [PORT]      127.0.0.1 and 9669 by default
+    python client.py [HOST] [PORT]              127.0.0.1 and 9669 by default, where a server.py runs
 
 Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is printed. Ctrl-C leaves at once.
-In a room this hangs: the server there does not answer your line, and what others say waits for your turn.
+
+Still fails: waiting for the one, it is deaf to the other. In the room of any other server nobody answers your
+line: it hangs until somebody speaks, takes that for the answer, and is deaf again until your next line.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """A chat client that waits with epoll(7): one thread, for the keyboard and the socket at once.
 
-    python epoll_based/client.py [HOST] [PORT]      127.0.0.1 and 9669 by default
+    python client.py [HOST] [PORT]              127.0.0.1 and 9669 by default, where a server.py runs
 
 Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is printed. Ctrl-C leaves at once.
 """
@@ -76,7 +76,7 @@ def port(text):
 def main():
     """Read the arguments, connect, and chat until the server closes."""
     if not hasattr(select, "epoll"):
-        sys.exit("client.py: epoll is there on Linux only; poll_based/client.py runs here")
+        sys.exit("epoll is Linux's own: on macOS and the BSDs poll_based/client.py runs")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C kills, as it kills cat: no KeyboardInterrupt
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass  # a standard descriptor that the shell has closed (<&-) would become the socket's

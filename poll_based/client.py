@@ -1,6 +1,6 @@
 """A chat client that waits with poll(2): one thread, for the keyboard and the socket at once.
 
-    python poll_based/client.py [HOST] [PORT]      127.0.0.1 and 9669 by default
+    python client.py [HOST] [PORT]              127.0.0.1 and 9669 by default, where a server.py runs
 
 Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is printed. Ctrl-C leaves at once.
 """

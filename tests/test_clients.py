@@ -45,9 +45,7 @@ class Listener:
     def __init__(self, host="127.0.0.1"):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.sock = socket.create_server((host, 0), family=family)
-        self.sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16
-        )  # a client can soon not send any more
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)  # soon full: clients must wait
         self.sock.settimeout(DEADLINE)
         self.address = self.sock.getsockname()[:2]
         self.peers, self.gone = [], []
@@ -282,7 +280,7 @@ def test_much_in_both_directions(client, chunk, listener, run, scratch):
     assert "CHUNK = 4096" in text
     (scratch / "client.py").write_text(text.replace("CHUNK = 4096", f"CHUNK = {chunk}"))
     mine = b"".join(b"%07d of mine\n" % number for number in range(500_000))
-    theirs = b"theirs, theirs\n" * 300_000
+    theirs = b"theirs, theirs\n" * 1_000_000
     (scratch / "mine").write_bytes(mine)
     program = [sys.executable, str(scratch / "client.py"), *map(str, listener.address)]
     with open(scratch / "mine", "rb") as stdin, open(scratch / "printed", "wb") as stdout:

@@ -1,6 +1,6 @@
-"""A chat client that waits with two threads: one blocks on the keyboard, one on the socket.
+"""A chat client that waits in two threads: one blocks on the keyboard, the other on the socket.
 
-    python thread_per_client/client.py [HOST] [PORT]      127.0.0.1 and 9669 by default
+    python client.py [HOST] [PORT]              127.0.0.1 and 9669 by default, where a server.py runs
 
 Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is printed. Ctrl-C leaves at once.
 """
