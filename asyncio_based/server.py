@@ -36,7 +36,6 @@ class Client:
         self.reader, self.writer = reader, writer
         self.name = name_of(writer.get_extra_info("peername"))
         self.received = b""  # the start of a line whose end is still to come
-        self.task = asyncio.current_task()
 
 
 class ChatServer:
@@ -60,20 +59,26 @@ class ChatServer:
         logging.info("listening on %s", name_of(self.listener.getsockname()))
         await self.stopping.wait()
         server.close()
-        tasks = [client.task for client in self.clients]
-        for client in list(self.clients):
-            self.drop(client, "dropped: server stopping")
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.broadcast()
+        # All other tasks are clients, or connections on their way to become one.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for client in list(self.clients):
+                self.drop(client, "dropped: server stopping")
+            await asyncio.wait(tasks)
         logging.info("bye")
 
     def stop(self):
         """Have run() end."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
         self.stopping.set()
 
     async def accept(self, reader, writer):
         """Let a newcomer in and read from it until it leaves, or tell it that the room is full."""
         with contextlib.suppress(AttributeError):  # uvloop has no such attribute
             writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
+        if writer.get_extra_info("peername") is None:  # it is gone again (uvloop tells it only so)
+            return writer.close()
+        self.broadcast()  # what was said before it came is not for it
         client = Client(reader, writer)
         self.clients.add(client)
         # A new descriptor is the lowest free number: a high one says that all below it are in use.
@@ -92,7 +97,7 @@ class ChatServer:
             data = await client.reader.read(MAX_MESSAGE)
         except OSError as error:
             if client in self.clients:
-                self.drop(client, f"dropped: {error.strerror.lower()}")
+                self.drop(client, f"dropped: {error.strerror or error}".lower())
             return
         if client not in self.clients:  # dropped in the meantime
             return
@@ -125,6 +130,8 @@ class ChatServer:
 
     def send(self, client, *parts):
         """Send the parts, as much as the socket takes now; the transport keeps the rest."""
+        if client.writer.is_closing():  # the connection is lost, and receive() is about to find out
+            return
         client.writer.write(b"".join(parts))
         if client.writer.transport.get_write_buffer_size() > MAX_UNSENT:
             self.drop(client, "dropped: too slow")
@@ -133,7 +140,8 @@ class ChatServer:
         """Part with a client, after one last chance to send what is unsent and the bytes given."""
         self.clients.remove(client)
         logging.info("%s %s, %d online", client.name, reason, len(self.clients))
-        client.writer.write(last)
+        if not client.writer.is_closing():
+            client.writer.write(last)
         # close() sends what is unsent first, which would never end if the client does not read.
         client.writer.close()
         asyncio.get_running_loop().call_later(LAST_CHANCE, client.writer.transport.abort)

@@ -41,7 +41,6 @@ class ChatServer:
     def __init__(self, listener):
         self.listener = listener
         self.clients = []  # one at the most
-        self.running = True
 
     def run(self):
         """Serve until stop() is called."""
@@ -60,10 +59,9 @@ class ChatServer:
 
     def stop(self, *_):
         """Have run() end at once. As a signal handler it gets arguments, which do not matter here."""
-        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not a second time.
-        if self.running:
-            self.running = False
-            raise KeyboardInterrupt
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
+        # A handler that returns does not end a blocking call (PEP 475).
+        raise KeyboardInterrupt
 
     def accept(self):
         """Let the next client in."""

@@ -81,6 +81,7 @@ class ChatServer:
 
     def stop(self, *_):
         """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
         self.running = False
 
     def accept(self):

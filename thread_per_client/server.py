@@ -75,6 +75,9 @@ class ChatServer:
             with contextlib.suppress(OSError):
                 client.sock.shutdown(socket.SHUT_RDWR)
         moderator.join()
+        # A second signal changes nothing, not even when Python, to end, puts the default handlers back.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         logging.info("bye")
 
     def stop(self, *_):
