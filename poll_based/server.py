@@ -115,7 +115,7 @@ class ChatServer:
         # The end of the stream ends the last line as a newline does.
         stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
+        texts = filter(str.strip, clean(lines).split("\n"))
         words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
         self.spans[client] = len(self.record), len(self.record) + len(words)
         self.record += words
