@@ -22,7 +22,7 @@ async def chat(sock):
     """Carry bytes both ways until the server closes; return whether the keyboard had ended by then."""
     sock.setblocking(False)
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
-    # Not a stream: after a reset it raises at once, and what came before the reset is lost.
+    # Not streams: a write that fails closes them at once, also for what had come before and is still unread.
     keyboard = asyncio.create_task(send_typed(sock, ended))
     while received := await loop.sock_recv(sock, CHUNK):
         show(received)

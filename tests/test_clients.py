@@ -381,6 +381,24 @@ def test_reset_while_it_sends(client, listener, begin, scratch):
 
 
 @clients("on both")
+def test_reset_at_any_moment(client, listener, begin, scratch):
+    """Above it goes on after all of it has happened; here it is busy, and the moment is what it is."""
+    with open(scratch / "long", "wb") as file:
+        file.truncate(50 << 20)
+    for number in range(20):
+        with open(scratch / "long", "rb") as stdin:
+            process = begin(client, *listener.address, stdin=stdin)
+        peer = listener.accept()
+        taken = 0
+        while taken < number << 16:
+            taken += len(peer.read_some())
+        peer.send(b"error: a message may be at most 4096 bytes\n")
+        peer.reset()
+        assert process.wait() == 1
+        assert process.log == "error: a message may be at most 4096 bytes\n" + GONE
+
+
+@clients("on both")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
 def test_a_real_server_goes_away(client, number, serve, begin):
     server = serve("select_based")
