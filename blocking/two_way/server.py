@@ -48,7 +48,6 @@ class ChatServer:
         self.listener = listener
         self.clients = []  # one at the most
         self.keyboard = os.fdopen(KEYBOARD, "rb")  # one for all clients: of a pipe it may read ahead
-        self.running = True
 
     def run(self):
         """Serve until stop() is called."""
@@ -67,10 +66,9 @@ class ChatServer:
 
     def stop(self, *_):
         """Have run() end at once. As a signal handler it gets arguments, which do not matter here."""
-        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not a second time.
-        if self.running:
-            self.running = False
-            raise KeyboardInterrupt
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
+        # A handler that returns does not end a blocking call (PEP 475).
+        raise KeyboardInterrupt
 
     def accept(self):
         """Let the next client in."""
@@ -96,9 +94,11 @@ class ChatServer:
         # The end of the stream ends the last line as a newline does.
         stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
-        while texts and client in self.clients:
-            self.answer(client, texts.pop(0))
+        texts = filter(str.strip, clean(lines).split("\n"))
+        for text in texts:
+            self.answer(client, text)
+            if client not in self.clients:
+                return
         if client in self.clients and (interrupt or not data):
             self.drop(client, "left")
 
