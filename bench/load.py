@@ -1,22 +1,22 @@
-"""The load generator: real TCP clients in a chat room, thousands in one process, every line they hear checked.
+"""The load generator: real TCP clients in a chat room, thousands in one process, every line checked.
 
     python bench/load.py PORT --clients 100 --talkers 100 --in-flight 1 --seconds 2 --pid SERVER_PID
 
-It prints one JSON object: what was delivered, how fast, what the server used for it (--pid), and what was wrong: lines lost,
-duplicated, reordered, torn, or heard by their own sender. Every line carries its sender and its number, twice:
+It prints one JSON object: what was delivered, how fast, what the server used for it (--pid), and what was
+wrong: lines lost, duplicated, reordered, torn, or heard by their own sender. A line is numbered, twice:
 
-    127.0.0.1:40001 says: KKKKKKKK ...... KKKKKKKK      K: 8 characters of 5 bits, together 14 bits sender and 26 bits number
+    127.0.0.1:40001 says: KKKKKKKK ...... KKKKKKKK     K: 8 characters of 5 bits: 14 bits sender, 26 number
 
 Modes (--mode):
-    talk    closed loop: a talker has --in-flight lines on their way; it sends the next when one has reached the next client of
-            the ring (the sender does not hear itself). This shows what the server can do.
-    steady  one talker sends --rate lines a second, whatever happens; latency counts from when each line was due.
-    bits    one talker sends long lines one byte at a time, --rate bytes a second: turns in which nobody has to be told anything.
-    churn   --at-once clients connect, close their sending side, wait for the server to close, and start again.
+    talk    closed loop: a talker has --in-flight lines on their way; it sends the next when one has reached
+            the next client of the ring (the sender does not hear itself). Shows what the server can do.
+    steady  one talker sends --rate lines a second, whatever happens; latency counts from when one was due.
+    bits    one talker sends long lines a byte at a time, --rate bytes a second: nobody is told anything.
+    churn   --at-once clients connect, close their sending side, wait until the server closes, start again.
 
-To outrun a server that spends a tenth of a microsecond on a line, the inner loop is in C (hot.c), compiled at the first run.
-It counts the lines that are right; the others are taken apart here. Without a C compiler all of them are, at a tenth of the
-speed: good for slow servers and for seeing what is counted.
+To outrun a server that spends a tenth of a microsecond on a line, the inner loop is in C (hot.c), compiled
+at the first run. It counts the lines that are right; the others are taken apart here. Without a C compiler
+all of them are, at a tenth of the speed: good for slow servers and for seeing what is counted.
 """
 
 import argparse
@@ -43,7 +43,7 @@ JOIN_TIMEOUT = 30.0  # seconds until everybody must have heard a first line
 DRAIN_TIMEOUT = 2.0  # seconds without progress after which a line counts as lost
 LONGEST_WARM_UP = 0.3  # seconds, at most a quarter of what is measured
 PROBE = b"is everybody here? "
-GONE_AT_ONCE = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: close with a reset, so that thousands of ports need not wait out a minute
+GONE_AT_ONCE = b"\1\0\0\0\0\0\0\0"  # SO_LINGER: close with a reset, no port has to wait out its minute
 FAULTS = ("lost", "duplicated", "reordered", "torn", "own")
 
 
@@ -127,7 +127,7 @@ class Load:
         self.faults = Counter()
         self.delivered, self.due, self.latencies = 0, None, []
 
-    # --- joining ---------------------------------------------------------------------------------------------------
+    # --- joining ---
 
     def connect(self):
         for index in range(self.options.clients + self.options.deaf):
@@ -142,7 +142,7 @@ class Load:
         self.alive = len(self.sockets)
 
     def join(self):
-        """Everybody is in the room once everybody was heard: a probe until all have heard one, then one that ends it."""
+        """Everybody is in once all have heard a probe: many until they have, then one that ends it."""
         everyone = set(range(len(self.sockets)))
         deadline = time.perf_counter() + JOIN_TIMEOUT
         if self.dialect.greeting:
@@ -181,7 +181,7 @@ class Load:
             if line.startswith(b"PING"):
                 self.write(client, b"PONG" + line[4:] + b"\n")
 
-    # --- one client ------------------------------------------------------------------------------------------------
+    # --- one client ---
 
     def read(self, client):
         """What has come; nothing if nothing has, or if that was the end."""
@@ -217,7 +217,7 @@ class Load:
         if sent < len(data):
             self.pending[client] = data[sent:]
 
-    # --- what a line must be ---------------------------------------------------------------------------------------
+    # --- what a line must be ---
 
     def prepare(self):
         """Once everybody is in: the roles, the books, and what every line must look like."""
@@ -234,7 +234,9 @@ class Load:
             known = self.dialect.head(sock.getsockname()[1])
             head.size, head.data = (-1, b"") if known is None else (len(known), known)
         self.sent = (ctypes.c_int64 * options.talkers)()
-        self.heard = (ctypes.c_int64 * max(1, options.clients * options.talkers))()  # the number expected next
+        self.heard = (
+            ctypes.c_int64 * max(1, options.clients * options.talkers)
+        )()  # the number expected next
 
     def text(self, sender, number):
         key = encode_key(sender, number)
@@ -268,7 +270,7 @@ class Load:
                     print(f"load.py: torn line: {line[:200]!r}", file=sys.stderr)
 
     def is_head(self, sender, line_head):
-        """A sender's first one counts where a server's heads are not known beforehand (ncat numbers users, IRC has nicks)."""
+        """A sender's first one counts where they are not known beforehand (ncat has numbers, IRC nicks)."""
         head = self.heads[sender]
         if not line_head and self.dialect.bare:
             return True
@@ -299,10 +301,12 @@ class Load:
     def close_books(self):
         options = self.options
         self.faults["lost"] = self.outstanding(everybody=True) + sum(map(len, self.missing.values()))
-        self.faults["own"] = sum(self.heard[who * options.talkers + who] for who in range(min(options.clients, options.talkers)))
+        self.faults["own"] = sum(
+            self.heard[who * options.talkers + who] for who in range(min(options.clients, options.talkers))
+        )
         return {name: self.faults[name] for name in FAULTS}
 
-    # --- the inner loop, without C ---------------------------------------------------------------------------------
+    # --- the inner loop, without C ---
 
     def turn(self, timeout):
         """Read every ready client once; returns how many there were."""
@@ -378,10 +382,13 @@ class HotLoad(Load):
         for client, fd in enumerate(fds):
             by_fd[fd] = client
         self.fds = (ctypes.c_int * max(1, len(fds)))(*fds)
-        self.slow = (ctypes.c_char * max(1, len(fds)))()  # 1: its lines are taken apart here, until one begins at the beginning
+        self.slow = (
+            ctypes.c_char * max(1, len(fds))
+        )()  # 1: its lines are taken apart here, until one begins at the beginning
         pattern, dialect = self.text(0, 0), self.dialect
         self.kept = [  # hot.c keeps pointers to all of this
-            self.epoll.fileno(), options.clients, options.talkers, self.fds, (ctypes.c_int * len(by_fd))(*by_fd), self.slow,
+            self.epoll.fileno(), options.clients, options.talkers,
+            self.fds, (ctypes.c_int * len(by_fd))(*by_fd), self.slow,
             self.heads, int(dialect.bare), pattern, len(pattern),
             dialect.prefix, len(dialect.prefix), dialect.suffix, len(dialect.suffix), self.heard, self.sent,
         ]  # fmt: skip
@@ -437,7 +444,9 @@ class Window:
         return time.perf_counter(), cpu, time.process_time(), self.load.delivered, sum(self.load.sent)
 
     def close(self):
-        wall, server, own, delivered, sent = (after - before for before, after in zip(self.start, self.now(), strict=True))
+        wall, server, own, delivered, sent = (
+            after - before for before, after in zip(self.start, self.now(), strict=True)
+        )
         result = {"seconds": wall, "delivered": delivered, "sent": sent, "lines_per_second": delivered / wall}
         result["load_cpu_share"] = own / wall
         if self.meter:
@@ -460,7 +469,9 @@ def talk(load, meter):
         load.longest_pause = max(load.longest_pause, now - last_heard)
         if load.delivered != delivered:
             last_heard, delivered = now, load.delivered
-        elif now - last_heard > QUIET * (1 + load.stalls):  # a line that was lost would silence its talker for good
+        elif now - last_heard > QUIET * (
+            1 + load.stalls
+        ):  # a line that was lost would silence its talker for good
             load.stalls += 1
             allowed += 1
         if window is None and now >= opens:
@@ -476,7 +487,7 @@ def talk(load, meter):
 
 
 def steady(load, meter):
-    """Open loop: line n is due at start + n / rate. The clock of a line that is sent late still starts when it was due."""
+    """Open loop: line n is due at start + n / rate, and its clock starts then, however late it is sent."""
     options = load.options
     count = max(1, int(options.seconds * options.rate))
     begin = time.perf_counter() + 0.05
@@ -519,12 +530,14 @@ def bits(load, meter):
     result = window.close()
     result.update(bits=count, load_cpu_share=own / wall)
     if meter:
-        result.update(server_cpu_share=used / wall, server_cpu_seconds=used, cpu_us_per_bit=used / count * 1e6)
+        result.update(
+            server_cpu_share=used / wall, server_cpu_seconds=used, cpu_us_per_bit=used / count * 1e6
+        )
     return result
 
 
 def churn(load, meter):
-    """Others come and go: connect, say that there will be nothing, wait until the server has closed too, start again."""
+    """Others come and go: connect, close for sending, wait until the server has closed too, start again."""
     options = load.options
     epoll, visitors = select.epoll(), {}
 
@@ -606,7 +619,10 @@ def measure(options):
     meter = ServerMeter(options.pid) if options.pid else None
     library = None if options.without_c else compiled("hot.c", "-shared", "-fPIC")
     load = HotLoad(options, library) if library else Load(options)
-    result = {name: getattr(options, name) for name in ("mode", "clients", "talkers", "size", "in_flight", "rate", "deaf")}
+    result = {
+        name: getattr(options, name)
+        for name in ("mode", "clients", "talkers", "size", "in_flight", "rate", "deaf")
+    }
     result["inner_loop"] = "C" if library else "Python"
     if meter:
         result["memory_at_start"] = meter.memory()
@@ -620,7 +636,9 @@ def measure(options):
         time.sleep(0.05)
         result["memory_joined"], (result["threads"], result["processes"]) = meter.memory(), meter.tasks()
         if load.sockets:
-            result["memory_per_client"] = (result["memory_joined"] - result["memory_at_start"]) / len(load.sockets)
+            result["memory_per_client"] = (result["memory_joined"] - result["memory_at_start"]) / len(
+                load.sockets
+            )
     load.prepare()
     gc.disable()
     result.update(MODES[options.mode](load, meter))
@@ -628,7 +646,12 @@ def measure(options):
     result["died"] = bool(meter and not meter.alive()) or bool(load.sockets and not load.alive)
     if meter and not result["died"]:
         result["memory_peak"] = meter.peak()
-    result.update(load.close_books(), disconnected=load.disconnected, stalls=load.stalls, longest_pause=load.longest_pause)
+    result.update(
+        load.close_books(),
+        disconnected=load.disconnected,
+        stalls=load.stalls,
+        longest_pause=load.longest_pause,
+    )
     latencies = load.all_latencies() if library else load.latencies
     if latencies:
         result["latency_us"] = percentiles(latencies)

@@ -1,5 +1,6 @@
 """What a server and its children use, read from /proc (Linux)."""
 
+import contextlib
 import os
 import time
 
@@ -24,7 +25,9 @@ class ServerMeter:
             if name.isdigit():
                 try:
                     with open(f"/proc/{name}/stat") as file:
-                        parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
+                        parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(
+                            int(name)
+                        )
                 except (OSError, ProcessLookupError):
                     pass
         family = [self.pid]
@@ -33,11 +36,13 @@ class ServerMeter:
         return family
 
     def cpu(self):
-        """Seconds of user and system time, to the nanosecond for who lives; children that ended count in ticks."""
+        """Seconds of user and system time; children that have ended count in ticks."""
         total = 0.0
         for pid in self.family():
             try:
-                total += time.clock_gettime(~pid << 3 | 2)  # the CPU clock of a process: see clock_getcpuclockid(3)
+                total += time.clock_gettime(
+                    ~pid << 3 | 2
+                )  # the CPU clock of a process: see clock_getcpuclockid(3)
                 with open(f"/proc/{pid}/stat") as file:
                     fields = file.read().rpartition(")")[2].split()
                 total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
@@ -46,7 +51,7 @@ class ServerMeter:
         return total
 
     def memory(self):
-        """Bytes in RAM; what processes share is counted once (PSS). The kernel's socket buffers are not in it."""
+        """Bytes in RAM; what processes share counts once (PSS), the kernel's socket buffers do not."""
         total = 0
         for pid in self.family():
             try:
@@ -72,8 +77,6 @@ class ServerMeter:
         """Threads and processes."""
         threads, family = 0, self.family()
         for pid in family:
-            try:
+            with contextlib.suppress(OSError):
                 threads += len(os.listdir(f"/proc/{pid}/task"))
-            except OSError:
-                pass
         return threads, len(family)

@@ -1,100 +1,229 @@
-"""Measure the servers: python bench/run.py [--quick] [--servers a,b] [--scenarios x,y] [--rounds N]."""
+"""Measure the servers of this repository, on this machine.
+
+    python bench/run.py             everything, in rounds: best of all on a machine that does nothing else
+    python bench/run.py --quick     the most telling scenarios, once, in less than two minutes
+    python bench/run.py --servers limit,epoll_based --scenarios all-talk --server-cmd "mine=./mine {port}"
+
+It says what it is about to do and how long that takes, and ends with tables, plots, and a result.
+"""
 
 import argparse
+import datetime
 import json
 import os
-import statistics
+import platform
+import signal
 import subprocess
 import sys
 import time
 
-from servers import BENCH, Running, from_command, known_servers, raise_descriptor_limit, why_not
+from compiled import BENCH
+from report import summarise, table_of
+from scenarios import BY_NAME, SCENARIOS
+from servers import Running, from_command, known_servers, machine, raise_descriptor_limit, version_of, why_not
 
-SCENARIOS = {
-    "few": ["--clients", "10", "--in-flight", "16"],
-    "all-talk": ["--clients", "100"],
-    "all-talk-16": ["--clients", "100", "--in-flight", "16"],
-    "few-of-many": ["--clients", "500", "--talkers", "10"],
-    "steady": ["--mode", "steady", "--clients", "10"],
-    "bits": ["--mode", "bits", "--clients", "5000", "--rate", "1000", "--size", "1000"],
-    "bits-alone": ["--mode", "bits", "--clients", "2", "--rate", "1000", "--size", "1000"],
-    "churn": ["--mode", "churn", "--clients", "5000"],
-    "churn-alone": ["--mode", "churn", "--clients", "0"],
-    "deaf": ["--clients", "20", "--deaf", "1"],
-}
+try:
+    import plot
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+except ImportError as error:
+    sys.exit(f"bench/run.py needs {error.name}, which is part of the extra: pip install '.[bench]'")
+
+QUICK_SECONDS, FULL_SECONDS = 0.3, 1.0
+QUICK_ROUNDS, FULL_ROUNDS = 1, 5
+LONGEST_LOAD = 90.0  # seconds beyond what is measured, then a load is ended
+KEPT = 6  # digits of a measured number
 
 
-def measure(server, arguments, seconds, cores):
-    with Running(server, cores[0]) as running:
-        command = [sys.executable, str(BENCH / "load.py"), str(running.port), "--pid", str(running.process.pid)]
-        command += ["--dialect", server.dialect, "--seconds", str(seconds), *arguments]
-        load = subprocess.Popen(command, stdout=subprocess.PIPE)
-        os.sched_setaffinity(load.pid, cores[1])
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "--quick", action="store_true", help="the most telling scenarios, once, in less than two minutes"
+    )
+    parser.add_argument("--servers", help="which, by name, with commas between them (all)")
+    parser.add_argument("--scenarios", help="which, by name (all): " + ", ".join(BY_NAME))
+    parser.add_argument(
+        "--server-cmd",
+        action="append",
+        default=[],
+        metavar='"NAME=COMMAND {port}"',
+        help="measure this one too",
+    )
+    parser.add_argument("--rounds", type=int, help=f"how often ({FULL_ROUNDS}; quick: {QUICK_ROUNDS})")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        help=f"length of each measurement ({FULL_SECONDS:g}; quick: {QUICK_SECONDS:g})",
+    )
+    parser.add_argument("--server-cores", help="such as 0,1 (the first one)")
+    parser.add_argument("--load-core", type=int, help="(the last one)")
+    parser.add_argument("--output", help="where the result goes (bench/results/DATE.json)")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (QUICK_ROUNDS if options.quick else FULL_ROUNDS)
+    options.seconds = options.seconds or (QUICK_SECONDS if options.quick else FULL_SECONDS)
+    return options
+
+
+def choose(names, known, what):
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"bench/run.py: no {what} {', '.join(unknown)}; there are {', '.join(known)}")
+    return [known[name] for name in names]
+
+
+def plan(options):
+    """What is to be measured: [(round, scenario, server)], and why some servers are left out."""
+    known = known_servers()
+    servers = choose(options.servers.split(",") if options.servers else known, known, "server")
+    servers += [from_command(text) for text in options.server_cmd]
+    missing = {server.name: why for server in servers if (why := why_not(server))}
+    if options.servers and missing:
+        sys.exit("bench/run.py: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
+    servers = [server for server in servers if server.name not in missing]
+    scenarios = [scenario for scenario in SCENARIOS if scenario.quick or not options.quick]
+    if options.scenarios:
+        scenarios = choose(options.scenarios.split(","), BY_NAME, "scenario")
+    steps = []
+    for number in range(options.rounds):
+        for scenario in scenarios:
+            able = [server for server in servers if server.can(scenario)]
+            first = number % max(1, len(able))  # who starts changes, so that no one always follows the same
+            steps += [(number, scenario, server) for server in able[first:] + able[:first]]
+    return servers, scenarios, steps, missing
+
+
+def pick_cores(options):
+    """Server and load apart, or both anywhere if there is but one core."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        return {cores[0]}, {cores[0]}
+    server = {int(core) for core in options.server_cores.split(",")} if options.server_cores else {cores[0]}
+    return server, {options.load_core if options.load_core is not None else cores[-1]}
+
+
+def measure(server, scenario, seconds, cores):
+    """One server, started anew, under one load. Whatever goes wrong is a result too."""
+    try:
+        with Running(server, cores[0]) as running:
+            command = [
+                sys.executable,
+                str(BENCH / "load.py"),
+                str(running.port),
+                "--pid",
+                str(running.process.pid),
+            ]
+            command += ["--dialect", server.dialect, "--seconds", str(seconds), *scenario.arguments]
+            load = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            os.sched_setaffinity(load.pid, cores[1])
+            try:
+                out, err = load.communicate(timeout=seconds + LONGEST_LOAD)
+            finally:
+                load.kill()
+                load.wait()
+        if not out:
+            return {
+                "measured": False,
+                "error": err.decode(errors="replace").strip().rpartition("\n")[2] or "no result",
+            }
+        return json.loads(out, parse_float=lambda text: float(f"{float(text):.{KEPT}g}"))
+    except subprocess.TimeoutExpired:
+        return {"measured": False, "error": f"the load was not done after {seconds + LONGEST_LOAD:.0f} s"}
+    except RuntimeError as error:
+        return {"measured": False, "error": str(error)}
+
+
+def announce(console, options, servers, scenarios, steps, missing, cores):
+    seconds = sum(scenario.lasts(options.seconds) for _, scenario, _ in steps)
+    console.print(f"{len(servers)} servers: {', '.join(server.name for server in servers)}")
+    for name, why in missing.items():
+        console.print(f"  left out: {name} ({why})")
+    console.print(f"{len(scenarios)} scenarios, {options.rounds} rounds: {len(steps)} times {options.seconds:g} s")
+    if cores[0] & cores[1]:
+        console.print("  server and load share a core: the figures say little")
+    else:
+        listed = ", ".join(map(str, sorted(cores[0])))
+        console.print(f"  servers on core {listed}, load on core {min(cores[1])}, loopback only")
+    console.print(f"  about {max(1, round(seconds / 60))} min; Ctrl-C ends it and keeps what was measured\n")
+
+
+def measure_all(console, options, steps, cores):
+    measurements = []
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(steps))
         try:
-            out, _ = load.communicate(timeout=seconds + 90)
-        finally:
-            load.kill()
-        return json.loads(out)
+            for number, scenario, server in steps:
+                progress.update(task, description=f"round {number + 1} {scenario.name:12} {server.name:18}")
+                measured = measure(server, scenario, options.seconds, cores)
+                measurements.append(
+                    {"round": number, "scenario": scenario.name, "server": server.name, **measured}
+                )
+                progress.advance(task)
+        except KeyboardInterrupt:
+            console.print("interrupted: what follows is what was measured so far")
+    return measurements
+
+
+def show(console, result):
+    for name, servers in summarise(result).items():
+        scenario = BY_NAME[name]
+        header, rows = table_of(scenario, servers)
+        table = Table(title=f"{name}: {scenario.title}", title_justify="left", title_style="bold")
+        for index, column in enumerate(header):
+            table.add_column(column, justify="left" if index in (0, len(header) - 1) else "right")
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            console.print(table)
+    console.print("Medians (lowest–highest round). Share of limit: against the C server in the same round.")
+
+
+def save(result, path):
+    """One measurement a line."""
+    lines = ",\n".join("  " + json.dumps(measurement) for measurement in result["measurements"])
+    head = json.dumps({key: value for key, value in result.items() if key != "measurements"}, indent=1)
+    path.write_text(head[:-2] + ',\n "measurements": [\n' + lines + "\n ]\n}\n")
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--servers", default="limit,select_based,poll_based,epoll_based")
-    parser.add_argument("--scenarios", default="all-talk,few,few-of-many,all-talk-16")
-    parser.add_argument("--server-cmd", action="append", default=[])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1)
-    options = parser.parse_args()
-    raise_descriptor_limit()
-    known = known_servers()
-    servers = [known[name] for name in options.servers.split(",")] + [from_command(text) for text in options.server_cmd]
-    servers = [server for server in servers if not why_not(server)]
-    all_cores = sorted(os.sched_getaffinity(0))
-    cores = ({all_cores[0]}, {all_cores[-1]})
+    options = arguments()
+    console = Console(width=None if sys.stdout.isatty() else 170)
+    if platform.system() != "Linux":
+        sys.exit("bench/run.py: runs on Linux only (epoll, /proc)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the server being measured is ended too
+    descriptors = raise_descriptor_limit()
+    servers, scenarios, steps, missing = plan(options)
+    cores = pick_cores(options)
+    announce(console, options, servers, scenarios, steps, missing, cores)
     os.sched_setaffinity(0, cores[1])
-    for scenario in options.scenarios.split(","):
-        results = {server.name: [] for server in servers}
-        for turn in range(options.rounds):
-            for server in servers[turn % len(servers):] + servers[: turn % len(servers)]:
-                results[server.name].append(measure(server, SCENARIOS[scenario], options.seconds, cores))
-        print(f"\n{scenario}: {' '.join(SCENARIOS[scenario])}")
-        print(f"{'':20}{'value':>12} {'share':>6} {'us CPU':>8} {'share':>6} {'srv%':>5} {'load%':>5}  p50/p99 us, faults")
-        for server in servers:
-            show(results[server.name], results.get("limit"), server.name)
-
-
-def show(runs, limits, name):
-    def median(values):
-        values = [value for value in values if value is not None]
-        return statistics.median(values) if values else float("nan")
-
-    def rate(run):
-        return run.get("visits_per_second") or run.get("bits_per_second") or run.get("lines_per_second")
-
-    def cpu(run):
-        return next((run[key] for key in ("cpu_us_per_visit", "cpu_us_per_bit", "cpu_us_per_line") if run.get(key)), None)
-
-    good = [run for run in runs if run.get("measured")]
-    if not good:
-        print(f"{name:20} not measured: {runs[0]}")
-        return
-    share = cpu_share = float("nan")
-    if limits:
-        pairs = [(run, limit) for run, limit in zip(runs, limits) if rate(run) and rate(limit)]
-        share = median([rate(run) / rate(limit) for run, limit in pairs])
-        cpu_share = median([cpu(limit) / cpu(run) for run, limit in pairs if cpu(run)])
-    latency = [run["latency_us"] for run in good if run.get("latency_us")]
-    notes = f"{median([x['p50'] for x in latency]):.0f}/{median([x['p99'] for x in latency]):.0f}" if latency else ""
-    faults = {key: sum(run[key] for run in good) for key in ("lost", "duplicated", "reordered", "torn", "own", "disconnected")}
-    notes += " load is the bottleneck" * any(run.get("load_is_bottleneck") for run in good)
-    notes += " ".join(f" {key} {value}" for key, value in faults.items() if value)
-    print(
-        f"{name:20}{median([rate(r) for r in good]):12,.0f} {share:6.2f} {median([cpu(r) for r in good]):8.4f} {cpu_share:6.2f} "
-        f"{median([r['server_cpu_share'] for r in good]):5.0%} {median([r['load_cpu_share'] for r in good]):5.0%}  {notes}"
+    result = {
+        "made": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": {**machine(), "descriptors": descriptors},
+        "server_cores": sorted(cores[0]),
+        "load_cores": sorted(cores[1]),
+        "rounds": options.rounds,
+        "seconds": options.seconds,
+        "scenarios": [scenario.name for scenario in scenarios],
+        "servers": {server.name: {"kind": server.kind, "version": version_of(server)} for server in servers},
+        "left_out": missing,
+    }
+    started = time.monotonic()
+    result["measurements"] = measure_all(console, options, steps, cores)
+    if not result["measurements"]:
+        sys.exit("bench/run.py: nothing was measured")
+    show(console, result)
+    name = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S") + ("-quick" if options.quick else "") + ".json"
+    path = BENCH / "results" / name if not options.output else BENCH.cwd() / options.output
+    path.parent.mkdir(exist_ok=True)
+    save(result, path)
+    plots = plot.draw_all(result, path)
+    console.print(
+        f"{time.monotonic() - started:.0f} s; {', '.join(os.path.relpath(made) for made in [path, *plots])}"
     )
 
 
 if __name__ == "__main__":
-    started = time.monotonic()
     main()
-    print(f"\n{time.monotonic() - started:.0f} s")

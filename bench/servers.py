@@ -1,6 +1,10 @@
 """What can be measured: this repository's models, the C limit, and what a user would otherwise run."""
 
+import contextlib
+import importlib.metadata
+import importlib.util
 import os
+import platform
 import resource
 import shlex
 import shutil
@@ -20,51 +24,156 @@ START_TIMEOUT = 10.0  # seconds
 STOP_TIMEOUT = 5.0  # seconds, then it is killed
 
 
+NGIRCD_CONFIGURATION = """\
+[Global]
+Name = irc.bench.test
+Info = bench
+Listen = 127.0.0.1
+Ports = {port}
+MotdPhrase = bench
+[Limits]
+MaxConnections = 0
+MaxConnectionsIP = 0
+MaxJoins = 0
+MaxPenaltyTime = 0
+PingTimeout = 600
+[Options]
+DNS = no
+Ident = no
+PAM = no
+"""
+
+
 @dataclass
 class Server:
-    """How to start one, and what it cannot do."""
+    """How to start one, and what it cannot do. In command and files, {port} and {directory} are filled in."""
 
     name: str
-    command: list  # {port} and {directory} are filled in
+    command: list
+    kind: str = "model"  # or limit, or other
     dialect: str = "chat"
     room: bool = True  # does it serve several people at once?
-    most: int = 1 << 20  # clients it is asked to hold
-    kind: str = "model"  # model, other or limit
-    modes: tuple = ("talk", "steady", "bits", "churn")
-    files: dict = field(default_factory=dict)  # configuration written for the run: name: text
+    most: int = 100_000  # clients that it is asked to hold
+    growth: bool = True  # is it measured with ever more clients?
+    files: dict = field(default_factory=dict)  # its configuration, written for the run: {name: text}
+    needs: str = ""  # a Python module
+
+    def can(self, scenario):
+        if scenario.clients + scenario.deaf > self.most or (scenario.growth and not self.growth):
+            return False
+        return self.room or scenario.clients == 0
 
 
-def model(name, *extra, room=True, most=1 << 20, label=None):
-    return Server(label or name, [sys.executable, str(ROOT / name / "server.py"), "{port}", *extra], room=room, most=most)
+def model(name, **more):
+    return Server(name, [sys.executable, str(ROOT / name / "server.py"), "{port}"], **more)
 
 
-SELECT_MOST = 1000  # FD_SETSIZE, less what the server itself needs
+def other(name, *command, **more):
+    return Server(name, list(command), kind="other", **more)
+
+
+def python_chat(name, **more):
+    return other(
+        name, sys.executable, str(BENCH / "others" / f"{name}_chat.py"), "{port}", needs=name, **more
+    )
 
 
 def known_servers():
+    """In the order of the tables. `most` stays below FD_SETSIZE, or what a server can bear at its start."""
     servers = [
-        Server("limit", ["{directory}/limit", "{port}"], kind="limit"),
+        other("limit", "{directory}/limit", "{port}"),
+        model("blocking", room=False),
         model("thread_per_client"),
-        model("process_per_client"),
-        model("select_based", most=SELECT_MOST),
+        model("process_per_client", most=1000),
+        model("select_based", most=1000),
         model("poll_based"),
         model("epoll_based"),
         model("proactor_based"),
         model("asyncio_based"),
+        python_chat("uvloop"),
+        python_chat("twisted", growth=False),
+        python_chat("trio", growth=False),
+        other(
+            "ncat",
+            "ncat",
+            "--listen",
+            "--chat",
+            "-m",
+            "900",
+            "127.0.0.1",
+            "{port}",
+            dialect="ncat",
+            most=800,
+            growth=False,
+        ),
+        other(
+            "ngircd",
+            "ngircd",
+            "--nodaemon",
+            "--config",
+            "{directory}/ngircd.conf",
+            dialect="irc",
+            most=500,
+            growth=False,
+            files={"ngircd.conf": NGIRCD_CONFIGURATION},
+        ),
     ]
+    servers[0].kind = "limit"
     return {server.name: server for server in servers}
 
 
 def why_not(server):
     """What is missing to run it here, or None."""
-    if server.name == "limit" and not shutil.which("cc"):
-        return "no C compiler (cc)"
-    program = server.command[0]
-    if server.kind == "model" and not Path(server.command[1]).exists():
-        return f"no {Path(server.command[1]).relative_to(ROOT)}"
-    if "{" not in program and not shutil.which(program):
-        return f"no {program}"
+    if server.kind == "limit":
+        return None if shutil.which("cc") else "no C compiler, cc"
+    if server.needs and not importlib.util.find_spec(server.needs):
+        return f"no Python module {server.needs}"
+    program = next((part for part in server.command if part.endswith("server.py")), None)
+    if server.kind == "model" and not os.path.exists(program):
+        return f"no {os.path.relpath(program, ROOT)}"
+    if not shutil.which(server.command[0]):
+        return f"no {server.command[0]}"
     return None
+
+
+def version_of(server):
+    """Of the program that is measured: Python, a library, a daemon."""
+    if server.kind == "limit":
+        return first_line("cc", "--version")
+    if server.needs:
+        return (
+            f"{server.needs} {importlib.metadata.version(server.needs)}, Python {platform.python_version()}"
+        )
+    if server.command[0] == sys.executable:
+        return f"Python {platform.python_version()}"
+    if server.name in ("ncat", "ngircd"):
+        return first_line(server.command[0], "--version")
+    return ""
+
+
+def first_line(*command):
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=10)
+    return (done.stdout or done.stderr).strip().partition("\n")[0]
+
+
+def machine():
+    """What was measured on."""
+    with open("/proc/cpuinfo") as file:
+        names = {line.partition(":")[2].strip() for line in file if line.startswith("model name")}
+    with open("/proc/meminfo") as file:
+        memory = int(file.readline().split()[1]) * 1024
+    with open("/proc/sys/net/ipv4/tcp_congestion_control") as file:
+        congestion = file.read().strip()
+    system = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    return {
+        "processor": ", ".join(sorted(names)) or platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9, 1),
+        "system": f"{system}, Linux {platform.release()}",
+        "python": platform.python_version(),
+        "tcp": congestion,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
 
 
 def raise_descriptor_limit():
@@ -81,7 +190,7 @@ def free_port():
 
 
 class Running:
-    """A server process on the given cores, for a with statement: started, waited for until it listens, and ended."""
+    """A server process on the given cores, for a with statement: started, waited for, and ended."""
 
     def __init__(self, server, cores=None):
         self.server, self.cores = server, cores
@@ -89,15 +198,25 @@ class Running:
     def __enter__(self):
         self.directory = tempfile.TemporaryDirectory(prefix="bench-")
         where = self.directory.name
-        for name, text in self.server.files.items():
-            Path(where, name).write_text(text)
+        os.chmod(where, 0o755)  # a daemon started by root reads its configuration as somebody else
         self.port = free_port()
-        if self.server.name == "limit":
+
+        def filled_in(text):
+            return text.replace("{port}", str(self.port)).replace("{directory}", where)
+
+        for name, text in self.server.files.items():
+            Path(where, name).write_text(filled_in(text))
+        if self.server.kind == "limit":
             shutil.copy(compiled("limit.c"), f"{where}/limit")
-        command = [part.replace("{port}", str(self.port)).replace("{directory}", where) for part in self.server.command]
+        command = [filled_in(part) for part in self.server.command]
         self.log = open(f"{where}/log", "w+b")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True, cwd=where
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=where,
         )
         if self.cores:
             os.sched_setaffinity(self.process.pid, self.cores)
@@ -124,14 +243,10 @@ class Running:
     def __exit__(self, *_):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(STOP_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)  # its own session: what it left behind goes too
-        except ProcessLookupError:
-            pass
         self.process.wait()
         self.log.close()
         self.directory.cleanup()

@@ -1,5 +1,5 @@
-"""A line chat with Trio, as its documentation does such things: a nursery that runs a task per connection, and, since only
-one task may send on a stream, a memory channel and a sending task for each client.
+"""A line chat with Trio, as its documentation does such things: a nursery with a task per connection, and,
+since only one task may send on a stream, a memory channel and a sending task for each client.
 
     python bench/others/trio_chat.py 9669
 """

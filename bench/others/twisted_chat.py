@@ -1,5 +1,5 @@
-"""A line chat with Twisted, as its documentation writes one ("Writing Servers"): a protocol per client, the factory
-knows them all, each line is written to each.
+"""A line chat with Twisted, as its documentation writes one ("Writing Servers"): a protocol per client,
+the factory knows them all, each line is written to each.
 
     python bench/others/twisted_chat.py 9669
 """
@@ -14,16 +14,16 @@ class Chat(LineReceiver):
     delimiter = b"\n"
     MAX_LENGTH = 4096
 
-    def connectionMade(self):  # noqa: N802
+    def connectionMade(self):
         peer = self.transport.getPeer()
         self.name = f"{peer.host}:{peer.port}"
         self.transport.setTcpNoDelay(True)
         self.factory.users.add(self)
 
-    def connectionLost(self, reason):  # noqa: N802
+    def connectionLost(self, reason):
         self.factory.users.discard(self)
 
-    def lineReceived(self, line):  # noqa: N802
+    def lineReceived(self, line):
         message = f"{self.name} says: {line.decode(errors='replace')}".encode()
         for user in self.factory.users:
             if user is not self:

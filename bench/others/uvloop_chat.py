@@ -1,6 +1,6 @@
 """The asyncio model as it is, on uvloop instead of the standard library's event loop.
 
-    python bench/others/uvloop_chat.py 9669
+python bench/others/uvloop_chat.py 9669
 """
 
 import asyncio

@@ -1,0 +1,350 @@
+"""The bench sees what is wrong: servers known to lose, to repeat, to reorder, to tear, to die."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / "bench"
+LINUX = sys.platform == "linux"
+pytestmark = pytest.mark.skipif(not LINUX, reason="the bench needs epoll and /proc")
+
+# A chat of the plainest kind, whose FAULT is put in where it says so.
+FAULTY = """
+import os, selectors, socket, sys
+fault, port = sys.argv[1], int(sys.argv[2])
+selector, clients, told, held = selectors.DefaultSelector(), {}, 0, {}
+listener = socket.create_server(("127.0.0.1", port), backlog=200)
+selector.register(listener, selectors.EVENT_READ)
+
+def tell(sock, line):
+    global told
+    plain = b"everybody" in line  # the probes by which the load sees that all have joined
+    told += not plain
+    if told % 50 or plain or not fault:
+        sock.sendall(line + held.pop(sock, b""))
+    elif fault == "duplicate":
+        sock.sendall(line + line)
+    elif fault == "reorder":
+        held[sock] = line
+    elif fault == "tear":
+        sock.sendall(line[: len(line) // 2] + line)
+    elif fault == "mix":
+        sock.sendall(line.replace(b"127.0.0.1:", b"127.0.0.2:"))
+    elif fault == "cut":
+        sock.close()
+    elif fault == "die" and told >= 1000:
+        os._exit(3)
+    elif fault in ("die", "cut"):
+        sock.sendall(line)
+
+while True:
+    for key, _ in selector.select():
+        sock = key.fileobj
+        if sock is listener:
+            sock, address = listener.accept()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            clients[sock] = b"%s:%d says: " % (address[0].encode(), address[1]), b""
+            selector.register(sock, selectors.EVENT_READ)
+            continue
+        head, received = clients[sock]
+        try:
+            data = sock.recv(4096)
+        except OSError:
+            data = b""
+        if not data:
+            selector.unregister(sock)
+            del clients[sock]
+            sock.close()
+            continue
+        *lines, received = (received + data).split(b"\\n")
+        clients[sock] = head, received
+        for line in lines:
+            for other in list(clients):
+                if other is not sock or fault == "echo":
+                    try:
+                        tell(other, head + line + b"\\n")
+                    except OSError:
+                        pass
+"""
+needs_c = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler")
+INNER_LOOPS = [pytest.param([], id="C", marks=needs_c), pytest.param(["--without-c"], id="Python")]
+
+
+@pytest.fixture(autouse=True)
+def bench_modules(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """Start a server with the given fault; returns its port and pid."""
+    import servers
+
+    script, started = tmp_path / "faulty.py", []
+    script.write_text(FAULTY)
+
+    def start(fault=""):
+        server = servers.other("faulty", sys.executable, str(script), fault, "{port}")
+        running = servers.Running(server)
+        started.append(running)
+        return running.__enter__()
+
+    yield start
+    for running in started:
+        running.__exit__()
+
+
+def load(running, *arguments):
+    command = [sys.executable, str(BENCH / "load.py"), str(running.port), "--pid", str(running.process.pid)]
+    command += ["--seconds", "0.3", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def faults(result):
+    return {name for name in ("lost", "duplicated", "reordered", "torn", "own") if result[name]}
+
+
+@pytest.mark.parametrize("inner_loop", INNER_LOOPS)
+class TestWhatIsWrongIsSeen:
+    def test_nothing_is_wrong(self, faulty, inner_loop):
+        result = load(faulty(), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert result["faultless"]
+        assert not faults(result)
+        assert result["delivered"] > 100
+        assert result["cpu_us_per_line"] > 0
+        assert result["memory_joined"] > 1_000_000
+
+    def test_lost(self, faulty, inner_loop):
+        result = load(faulty("lose"), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert result["lost"] >= result["delivered"] // 100
+        assert faults(result) == {"lost"}
+        assert not result["faultless"]
+
+    def test_duplicated(self, faulty, inner_loop):
+        result = load(faulty("duplicate"), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert faults(result) == {"duplicated"}
+
+    def test_reordered(self, faulty, inner_loop):
+        result = load(faulty("reorder"), "--clients", 2, "--talkers", 1, "--in-flight", 8, *inner_loop)
+        assert result["reordered"] > 0
+        assert not faults(result) - {"reordered", "lost"}  # the last one held back is never sent
+
+    def test_torn(self, faulty, inner_loop):
+        result = load(faulty("tear"), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert result["torn"] > 0
+        assert not result["duplicated"]
+
+    def test_in_another_name(self, faulty, inner_loop):
+        result = load(faulty("mix"), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert result["torn"] > 0
+
+    def test_own_lines(self, faulty, inner_loop):
+        result = load(faulty("echo"), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert result["own"] > 0
+
+    def test_cut_off(self, faulty, inner_loop):
+        result = load(faulty("cut"), "--clients", 5, "--in-flight", 4, *inner_loop)
+        assert result["disconnected"] > 0
+        assert not result["faultless"]
+
+    def test_death(self, faulty, inner_loop):
+        begin = time.monotonic()
+        result = load(faulty("die"), "--clients", 5, "--in-flight", 4, "--seconds", 30, *inner_loop)
+        assert result["died"]
+        assert not result["faultless"]
+        assert time.monotonic() - begin < 20  # it does not wait for the rest of the 30 seconds
+
+    def test_delay_counts_from_when_a_line_was_due(self, faulty, inner_loop):
+        """The server is stopped for a while: the lines that were due meanwhile have waited."""
+        running = faulty()
+
+        def hold():
+            time.sleep(1.0)
+            os.kill(running.process.pid, signal.SIGSTOP)
+            time.sleep(0.5)
+            os.kill(running.process.pid, signal.SIGCONT)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        arguments = "--mode", "steady", "--clients", 3, "--rate", 200, "--seconds", 3
+        latency = load(running, *arguments, *inner_loop)["latency_us"]
+        holder.join()
+        assert latency["lines"] == 2 * 600
+        assert latency["max"] > 300_000
+        assert latency["p99"] > 200_000  # a sixth of the lines waited a quarter of a second on average
+        assert latency["p50"] < 100_000
+
+
+def test_a_line_byte_by_byte(faulty):
+    result = load(faulty(), "--mode", "bits", "--clients", 3, "--rate", 2000, "--size", 200)
+    assert result["faultless"]
+    assert result["bits"] >= 199
+    assert result["cpu_us_per_bit"] > 0
+
+
+def test_coming_and_going(faulty):
+    result = load(faulty(), "--mode", "churn", "--clients", 3)
+    assert result["faultless"]
+    assert result["visits"] > 20
+    assert not result["visits_failed"]
+
+
+def test_one_that_never_reads(faulty):
+    """A server that blocks on it stands still: seen as a pause, and as lines that never came."""
+    result = load(faulty(), "--clients", 3, "--in-flight", 50, "--size", 4000, "--deaf", 1, "--seconds", 1.5)
+    assert result["deaf_dropped"] == 0
+    assert result["stalls"] > 0
+    assert result["longest_pause"] > 0.4
+
+
+@needs_c
+def test_the_limit_keeps_the_contract_that_is_measured():
+    import servers
+
+    with servers.Running(servers.known_servers()["limit"]) as running:
+        result = load(running, "--clients", 20, "--in-flight", 16)
+        assert result["faultless"], result
+        result = load(running, "--clients", 5, "--in-flight", 50, "--size", 4000, "--deaf", 1, "--seconds", 1)
+        assert result["faultless"], result
+        assert result["deaf_dropped"] == 1
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """One run of run.py, with a server that loses lines, one that is not there, and the limit."""
+    for module in ("matplotlib", "rich"):
+        if not importlib.util.find_spec(module):
+            pytest.skip(f"needs {module}: pip install '.[bench]'")
+    where = tmp_path_factory.mktemp("bench")
+    (where / "faulty.py").write_text(FAULTY)
+    command = [
+        sys.executable,
+        str(BENCH / "run.py"),
+        "--seconds",
+        "0.2",
+        "--rounds",
+        "2",
+        "--output",
+        "result.json",
+    ]
+    command += ["--servers", "limit"] if shutil.which("cc") else ["--servers", "poll_based"]
+    command += ["--scenarios", "few,steady,bits-alone,churn-alone,room-10,quiet-10"]
+    command += ["--server-cmd", f"loser={sys.executable} {where}/faulty.py lose {{port}}"]
+    command += ["--server-cmd", f"absentee={sys.executable} {where}/nothing.py {{port}}"]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stderr
+    return where, done.stdout
+
+
+def test_run_says_what_it_will_do_and_what_was_wrong(small_run):
+    where, out = small_run
+    assert "6 scenarios, 2 rounds: 36 times 0.2 s" in out
+    assert "min; Ctrl-C" in out
+    rows = [line for line in out.splitlines() if "loser" in line]
+    assert any("lost: " in row for row in rows)
+    assert "absentee does not listen" in " ".join(out.split())
+    result = json.loads((where / "result.json").read_text())
+    assert result["machine"]["processor"]
+    assert len(result["measurements"]) == 36
+    lines = [m for m in result["measurements"] if m["server"] == "loser" and m["scenario"] == "few"]
+    assert all(m["lost"] and not m["faultless"] for m in lines)
+
+
+def test_plots_same_input_same_bytes(small_run):
+    import plot
+
+    where, _ = small_run
+    path = where / "result.json"
+    drawn = {made: made.read_bytes() for made in where.glob("result-*.svg")}
+    assert {"result-growth.svg", "result-latency.svg"} <= {made.name for made in drawn}
+    environment = {**os.environ, "PYTHONHASHSEED": "7"}
+    subprocess.run(
+        [sys.executable, str(BENCH / "plot.py"), str(path)], check=True, env=environment, capture_output=True
+    )
+    for made, content in drawn.items():
+        assert made.read_bytes() == content, made
+        assert plot.INK.encode() in content
+        assert xml.etree.ElementTree.fromstring(content).tag.endswith("svg")
+        assert b"\xc2\xb5s" in content or b"lines delivered" in content  # units
+
+
+def test_figures_are_filled_in_and_checked(small_run, tmp_path):
+    import readmes
+
+    where, _ = small_run
+    result = json.loads((where / "result.json").read_text())
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "before\n<!-- bench:table few --><!-- /bench -->\nIt takes "
+        "<!-- bench:value few loser cpu_us_per_line -->nothing<!-- /bench --> a line.\n"
+        "<!-- bench:machine --><!-- /bench -->\n<!-- bench:model loser -->\nold\n<!-- /bench -->\nafter\n"
+    )
+    assert readmes.fill(result, write=False, root=tmp_path) == ["README.md"]
+    assert readmes.fill(result, write=True, root=tmp_path) == ["README.md"]
+    text = readme.read_text()
+    assert "| `loser` |" in text
+    assert " µs<!-- /bench --> a line." in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert readmes.fill(result, write=False, root=tmp_path) == []
+    readme.write_text(text.replace(" µs<!--", "1 µs<!--"))
+    assert readmes.fill(result, write=False, root=tmp_path) == ["README.md"]
+    readme.write_text("<!-- bench:value few nobody cpu_us_per_line --><!-- /bench -->")
+    with pytest.raises(SystemExit):
+        readmes.fill(result, write=False, root=tmp_path)
+
+
+def test_the_figures_in_the_readmes_are_those_of_the_published_result():
+    import readmes
+
+    published = BENCH / "results" / "published.json"
+    if not published.exists():
+        assert not [path for path in ROOT.glob("[!.]*/README.md") if readmes.BLOCK.search(path.read_text())]
+        pytest.skip("nothing is published yet")
+    done = subprocess.run([sys.executable, str(BENCH / "plot.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_missing_is_named(tmp_path):
+    (tmp_path / "rich.py").write_text("raise ImportError('no', name='rich')")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(BENCH / "run.py")], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 1
+    assert "needs rich" in done.stderr
+    assert ".[bench]" in done.stderr
+
+
+def test_shares_are_taken_within_a_round():
+    import report
+
+    def measurement(number, server, speed, cost):
+        figures = {"lines_per_second": speed, "cpu_us_per_line": cost}
+        return {"round": number, "server": server, "scenario": "few", "measured": True, **figures}
+
+    rounds = [measurement(0, "limit", 100, 1), measurement(0, "mine", 50, 2)]
+    rounds += [measurement(1, "limit", 10, 10), measurement(1, "mine", 9, 11)]
+    rounds += [measurement(2, "limit", 100, 1), measurement(2, "mine", 80, 1.25)]
+    result = {"scenarios": ["few"], "servers": {"limit": {}, "mine": {}}, "measurements": rounds}
+    mine = report.summarise(result)["few"]["mine"]
+    assert mine.shares["lines_per_second"] == report.Figure(0.8, 0.5, 0.9)
+    assert mine.shares["cpu_us_per_line"].median == 0.8
+    assert mine.figures["lines_per_second"] == report.Figure(50, 9, 80)
+    assert report.number(12_345_678) == "12,300,000"
+    assert report.number(0.012345) == "0.0123"
+    assert report.number(3.14159, 2) == "3.1"
+    assert report.number(999.6) == "1,000"
