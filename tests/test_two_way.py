@@ -16,6 +16,7 @@ import sys
 import time
 
 import pexpect
+import psutil
 import pytest
 from harness import DEADLINE, Process, Server, free_port
 from promises import ROOT, Model
@@ -542,6 +543,27 @@ def test_a_keyboard_that_cannot_be_read(typed, shell):
     peer.send(b"hello\n")
     peer.expect(NOBODY)
     peer.expect_closed()
+
+
+def test_in_the_background_nobody_is_at_the_keyboard(terminal):
+    """The shell has the terminal then: reading it fails, and does not stop the server as it stops `cat &`."""
+    shell = terminal(
+        ["sh", "-c", 'set -m; "$@" & wait $!; echo ended with $?', "sh", *TWO_WAY.command, "0"], cwd=str(ROOT)
+    )
+    desk = Desk(shell)
+    for _ in range(2):
+        peer = desk.meet()
+        peer.send(b"hello\n")
+        desk.sees("hello")
+        peer.expect(NOBODY)
+        desk.left(peer, "dropped: nobody is at the keyboard")
+        peer.close()
+    with contextlib.closing(desk.meet()):
+        (server,) = psutil.Process(shell.pid).children()
+        server.send_signal(signal.SIGTERM)
+        desk.logs(r"\S+ dropped: server stopping, 0 online")
+        desk.logs("bye")
+        desk.sees("ended with 0")
 
 
 def test_standard_input_stays_blocking(typed):

@@ -110,7 +110,7 @@ class ChatServer:
         try:
             # The next line that is not blank. Meanwhile nothing that happens to the client is noticed.
             words = next(filter(str.strip, map(clean, self.keyboard)), "").rstrip("\n")
-        except OSError:  # the terminal is gone
+        except OSError:  # the terminal is gone, or another's: this runs in the background
             words = ""
         if not words:
             error = b"error: nobody is at the keyboard any more\n"
@@ -186,6 +186,7 @@ def main():
     server = ChatServer(listener)
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # reading the keyboard from the background fails, and stops nothing
     server.run()
 
 
