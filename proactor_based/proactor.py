@@ -1,15 +1,14 @@
 """A proactor: ask for an operation on a socket, and be called when it is done. PROACTOR.md is its documentation.
 
-The pattern is that of Schmidt, Stal, Rohnert and Buschmann, "Pattern-Oriented Software Architecture", volume 2 (2000);
-that a reactor can play the part of the system's asynchronous operations is from Boost.Asio. uring.py needs no such play.
+The pattern is from Schmidt, Stal, Rohnert and Buschmann, "Pattern-Oriented Software Architecture", volume 2 (2000), and
+the idea to emulate it on top of a reactor is told in the documentation of Boost.Asio. uring.py does without a reactor.
 """
 
 import collections
 import contextlib
 import selectors
 import socket
-
-EVENTS = {"accept": selectors.EVENT_READ, "recv": selectors.EVENT_READ, "send": selectors.EVENT_WRITE}
+from selectors import EVENT_READ, EVENT_WRITE
 
 
 class Channel:
@@ -18,30 +17,33 @@ class Channel:
     def __init__(self, sock, handler):
         self.sock = sock
         self.handler = handler  # None once the socket is removed
-        self.pending = {}  # name: operation that was asked for and is not reported yet
-        self.watched = 0  # events of the socket that the selector watches
+        self.reading = Operation(self)  # an accept or a recv
+        self.writing = Operation(self)  # a send
+        self.watched = 0  # the events of the socket that a selector watches
 
 
 class Operation:
-    """Something that was asked for: accept, recv or send."""
+    """An operation on a socket. Each socket has one for each direction, asked for again and again."""
 
-    __slots__ = "argument", "channel", "name", "result"
-
-    def __init__(self, channel, name, argument):
+    def __init__(self, channel):
         self.channel = channel
-        self.name = name
-        self.argument = argument  # a recv's size, a send's bytes
-        self.result = None  # until it is done
+        self.name = None  # "accept", "recv" or "send" while it is pending: it was asked for and is not reported yet
+        self.argument = None  # a recv's size, a send's bytes
+        self.result = None  # None until it is done
+
+    def is_waiting(self):
+        """Return whether it was asked for and is not done yet."""
+        return self.name is not None and self.result is None
 
 
 class Proactor:
-    """What all proactors have in common: who asked for what, and the queue of what is done."""
+    """What every proactor has: the sockets and their handlers, and the queue of what is done."""
 
     def __init__(self):
         self.channels = {}  # socket: channel
         self.done = collections.deque()  # operations that are done and not reported yet
         self.cancelled = False
-        # Waking the proactor is an operation like the others. For signals: signal.set_wakeup_fd(proactor.waker.fileno()).
+        # A proactor is woken by an operation like any other. For signals: signal.set_wakeup_fd(proactor.waker.fileno())
         self.wakeup, self.waker = socket.socketpair()
         self.waker.setblocking(False)
         self.register(self.wakeup, lambda *_: self.recv(self.wakeup, 4096))
@@ -54,67 +56,67 @@ class Proactor:
 
     def accept(self, sock):
         """Ask for a connection. The result is the new socket and its address."""
-        self.ask(sock, "accept", None)
+        self.ask(self.channels[sock].reading, "accept", None)
 
     def recv(self, sock, size):
-        """Ask for bytes, at most so many. The result is the bytes, none at the end of the stream."""
-        self.ask(sock, "recv", size)
+        """Ask for bytes, at most so many. The result is the bytes; b"" is the end of the stream."""
+        self.ask(self.channels[sock].reading, "recv", size)
 
     def send(self, sock, *parts):
-        """Ask for bytes to be sent. The result is how many were: perhaps not all. Until then they must not change."""
-        self.ask(sock, "send", parts)
+        """Ask for bytes to be sent, which must not change meanwhile. The result is how many were, perhaps not all."""
+        self.ask(self.channels[sock].writing, "send", parts)
 
-    def ask(self, sock, name, argument):
-        """Note that an operation is pending, and start it."""
-        channel = self.channels[sock]
-        if name in channel.pending:
-            raise RuntimeError(f"a {name} is pending on this socket")
-        operation = channel.pending[name] = Operation(channel, name, argument)
+    def ask(self, operation, name, argument):
+        """Start an operation, unless the one before it in this direction is still pending."""
+        if operation.name:
+            raise RuntimeError(f"cannot {name}: {operation.name} is pending")
+        operation.name = name
+        operation.argument = argument
+        operation.result = None
         self.start(operation)
 
     def run(self):
         """Wait for operations and report them, until cancel() is called."""
-        while self.turn():
-            pass
+        while not self.cancelled:
+            self.turn()
+        self.cancelled = False
 
     def turn(self):
-        """Wait until something is done, report all that is done by then, and return whether to go on."""
+        """Wait until something is done, and report all that is done by then."""
         self.wait()
-        # What a handler asks for may be done at once, and is still reported in the next turn.
+        # What a handler asks for may be done before the handler returns. It is reported in the next turn all the same.
         for _ in range(len(self.done)):
             operation = self.done.popleft()
-            channel = operation.channel
+            channel, name, operation.name = operation.channel, operation.name, None
             if channel.handler:
-                del channel.pending[operation.name]
-                channel.handler(channel.sock, operation.name, operation.result)
-        cancelled, self.cancelled = self.cancelled, False
-        return not cancelled
+                channel.handler(channel.sock, name, operation.result)
 
     def cancel(self):
-        """Have run() return after its turn. The one method for other threads and for signal handlers."""
+        """Have run() return after its turn. This is the one method for other threads and for signal handlers."""
         self.cancelled = True
-        with contextlib.suppress(BlockingIOError):  # full of bytes that wake it as well
+        with contextlib.suppress(BlockingIOError):  # so many bytes are there already that it will wake
             self.waker.send(b"\0")
 
     def remove(self, sock, last=b""):
-        """Cancel what is pending on a socket, never to be reported, and forget it, but do not close it.
+        """Cancel what is pending on a socket and forget it. Its handler is not called any more; close it afterwards.
 
-        The bytes given are sent first, as many as the socket takes at once. If a send is pending, they begin with its.
+        The bytes given are sent, if the socket takes them at once. If a send is pending, they begin with its bytes.
         """
         channel = self.channels.pop(sock)
         self.abandon(channel)
-        channel.handler = None
-        pending = channel.pending.get("send")
-        if pending and isinstance(pending.result, int):  # done, and not reported yet
-            last = last[pending.result :]
-        channel.pending.clear()
-        sock.setblocking(False)
+        reading, writing = channel.reading, channel.writing
+        channel.handler = channel.reading = channel.writing = None
+        # These are done, and will not be reported any more.
+        if reading.name == "accept" and isinstance(reading.result, tuple):
+            reading.result[0].close()
+        if writing.name and isinstance(writing.result, int):
+            last = last[writing.result :]
         with contextlib.suppress(OSError):
             if last:
-                sock.send(last)
+                sock.send(last, socket.MSG_DONTWAIT)
 
     def close(self):
-        """Remove all sockets; nothing works after this."""
+        """Remove all sockets. This is the end of the proactor, but not of the sockets."""
         for sock in list(self.channels):
             self.remove(sock)
         self.wakeup.close()
@@ -129,15 +131,18 @@ class SelectorProactor(Proactor):
         super().__init__()
 
     def prepare(self, sock):
-        """Make a socket fit for start()."""
+        """Make a socket fit for its operations."""
         sock.setblocking(False)
 
     def start(self, operation):
-        """Start an operation. A send mostly need not wait, so that it is tried at once."""
+        """Start an operation. A send seldom has to wait, so that it is tried at once."""
+        channel = operation.channel
         if operation.name == "send":
             self.attempt(operation)
-        if operation.result is None:
-            self.watch(operation.channel, operation.channel.watched | EVENTS[operation.name])
+            if operation.result is None:
+                self.watch(channel, channel.watched | EVENT_WRITE)
+        elif not channel.watched & EVENT_READ:
+            self.watch(channel, channel.watched | EVENT_READ)
 
     def attempt(self, operation):
         """Carry out an operation, unless it still has to wait."""
@@ -158,16 +163,14 @@ class SelectorProactor(Proactor):
     def wait(self):
         """Wait until something is done."""
         for key, events in self.selector.select(0 if self.done else None):
-            wanted = 0
-            for operation in key.data.pending.values():
-                if operation.result is None:
-                    wanted |= EVENTS[operation.name]
-                    if events & EVENTS[operation.name]:
-                        self.attempt(operation)
-            # Only now, as the next recv is mostly asked for before bytes come. Without this, ready sockets that
-            # nobody asks anything of would be reported for ever.
-            if events & ~wanted:
-                self.watch(key.data, wanted)
+            channel = key.data
+            for event, operation in (EVENT_WRITE, channel.writing), (EVENT_READ, channel.reading):
+                if events & event and operation.is_waiting():
+                    self.attempt(operation)
+                elif events & event:
+                    # Nobody asks for this now, and the selector would report it for ever. It is not done earlier:
+                    # most handlers ask for the next recv at once, and spare us two calls of the system.
+                    self.watch(channel, channel.watched & ~event)
 
     def watch(self, channel, events):
         """Have the selector watch a socket for these events and no others."""
@@ -180,10 +183,19 @@ class SelectorProactor(Proactor):
         channel.watched = events
 
     def abandon(self, channel):
-        """Cancel what is pending on a socket."""
+        """Have nothing waiting on a socket any more."""
         self.watch(channel, 0)
 
     def close(self):
-        """Remove all sockets; nothing works after this."""
+        """Remove all sockets. This is the end of the proactor, but not of the sockets."""
         super().close()
         self.selector.close()
+
+
+def create_proactor(backend="selectors"):
+    """Return a proactor over "selectors" or "io_uring". An ImportError or OSError tells why it cannot be had."""
+    if backend == "io_uring":
+        from uring import UringProactor
+
+        return UringProactor()
+    return SelectorProactor()

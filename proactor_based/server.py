@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 
-from proactor import SelectorProactor
+from proactor import create_proactor
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
@@ -48,6 +48,7 @@ class ChatServer:
         self.clients = {}  # descriptor: client
         self.record = bytearray()  # all that was said in this turn of the loop
         self.spans = {}  # client: where in the record its own words start and end
+        self.running = True
         # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
         self.proactor = proactor
         signal.set_wakeup_fd(self.proactor.waker.fileno(), warn_on_full_buffer=False)
@@ -57,8 +58,9 @@ class ChatServer:
     def run(self):
         """Serve until stop() is called."""
         logging.info("listening on %s", name_of(self.listener.getsockname()))
-        # Wait until operations are done, and be called for each: accept() or complete().
-        while self.proactor.turn():
+        while self.running:
+            # Wait until operations are done, and be called for each of them: accept() or complete().
+            self.proactor.turn()
             # Tell everybody what was said in this turn.
             self.broadcast()
         self.proactor.remove(self.listener)
@@ -70,6 +72,7 @@ class ChatServer:
     def stop(self, *_):
         """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
+        self.running = False
         self.proactor.cancel()
 
     def accept(self, listener, _, result):
@@ -181,8 +184,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--backend", choices=["selectors", "io_uring"], default="selectors")
     args = parser.parse_args()
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        proactor = create_proactor(args.backend)
+    except (ImportError, OSError) as error:
+        sys.exit(f"{parser.prog}: cannot wait with {args.backend}: {error}")
     try:
         family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -193,7 +201,7 @@ def main():
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
-    server = ChatServer(listener, SelectorProactor())
+    server = ChatServer(listener, proactor)
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     server.run()

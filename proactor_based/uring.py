@@ -1,0 +1,109 @@
+"""The same proactor over io_uring(7): here the kernel carries the operations out, and there is no reactor below.
+
+It needs Linux 6.14 or later and `pip install liburing` (seen to work with liburing 2026.3.30). PROACTOR.md tells more.
+"""
+
+import contextlib
+import select
+import socket
+
+import liburing
+from proactor import Proactor
+
+ENTRIES = 1024  # operations that are handed to the kernel at once
+CANCEL_ALL = liburing.IORING_ASYNC_CANCEL_ALL
+
+
+class UringProactor(Proactor):
+    """A proactor whose operations are the kernel's: one system call starts many of them."""
+
+    def __init__(self):
+        self.ring, self.entry = liburing.Ring(), liburing.Cqe()
+        liburing.io_uring_queue_init(ENTRIES, self.ring)
+        # The package's own waits hold Python's global lock: no other thread could run, not even to call cancel().
+        self.poller = select.poll()
+        self.poller.register(self.ring.ring_fd, select.POLLIN)
+        self.number = 0
+        # Number: operation and buffer. The kernel reads and writes the buffer until it says that the operation is done:
+        # nobody but this dictionary may be relied upon to keep it until then.
+        self.started = {}
+        super().__init__()
+
+    def prepare(self, sock):
+        """Make a socket fit for its operations: asked of a non-blocking one they would fail instead of waiting."""
+        sock.setblocking(True)
+
+    def start(self, operation):
+        """Start an operation: the kernel will get it in wait(), with all the others."""
+        fd = operation.channel.sock.fileno()
+        if operation.name == "send":
+            buffer = b"".join(operation.argument)
+            self.submit(liburing.io_uring_prep_send, fd, buffer, socket.MSG_NOSIGNAL)
+        elif operation.name == "recv":
+            buffer = bytearray(operation.argument)
+            self.submit(liburing.io_uring_prep_recv, fd, buffer)
+        else:
+            buffer = None
+            self.submit(liburing.io_uring_prep_accept, fd, None, socket.SOCK_CLOEXEC)
+        self.started[self.number] = operation, buffer
+
+    def submit(self, prepare, *arguments):
+        """Put an operation on the ring's submission queue, under the next number."""
+        entry = liburing.io_uring_get_sqe(self.ring)
+        if entry is None:  # the queue is full: empty it
+            liburing.io_uring_submit(self.ring)
+            entry = liburing.io_uring_get_sqe(self.ring)
+        prepare(entry, *arguments)
+        self.number += 1
+        entry.user_data = self.number
+
+    def wait(self):
+        """Wait until something is done."""
+        liburing.io_uring_submit(self.ring)
+        self.reap()
+        while not self.done:
+            self.poller.poll()
+            self.reap()
+
+    def reap(self):
+        """Take what is done off the ring's completion queue."""
+        with contextlib.suppress(BlockingIOError):  # no more
+            while True:
+                liburing.io_uring_peek_cqe(self.ring, self.entry)
+                entry = self.entry[0]
+                operation, buffer = self.started.pop(entry.user_data, (None, None))
+                try:
+                    result = entry.res  # raises what the operation has failed with
+                except OSError as error:
+                    result = error
+                liburing.io_uring_cqe_seen(self.ring, entry)
+                if operation:  # not a cancellation
+                    operation.result = self.outcome(operation.name, result, buffer)
+                    self.done.append(operation)
+
+    def outcome(self, name, result, buffer):
+        """Return the kernel's result as the handler gets it."""
+        if isinstance(result, OSError) or name == "send":
+            return result
+        if name == "recv":
+            return bytes(buffer[:result])
+        sock = socket.socket(fileno=result)
+        try:
+            return sock, sock.getpeername()
+        except OSError as error:  # it is gone again
+            sock.close()
+            return error
+
+    def abandon(self, channel):
+        """Cancel what is pending on a socket, and wait until the kernel has let go of it. To close it would not do."""
+        self.submit(liburing.io_uring_prep_cancel_fd, channel.sock.fileno(), CANCEL_ALL)
+        liburing.io_uring_submit(self.ring)
+        self.reap()
+        while channel.reading.is_waiting() or channel.writing.is_waiting():
+            self.poller.poll()
+            self.reap()
+
+    def close(self):
+        """Remove all sockets. This is the end of the proactor, but not of the sockets."""
+        super().close()
+        liburing.io_uring_queue_exit(self.ring)
