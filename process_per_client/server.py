@@ -1,0 +1,383 @@
+"""A chat server that waits in many processes: a child for each client, pipes, signals, and words in shared memory.
+
+    python server.py [PORT] [--host HOST] [--idle SECONDS]      9669, 127.0.0.1 and 300 by default; then, in others,
+    python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
+
+Still hurts: TODO
+"""
+
+import argparse
+import contextlib
+import errno
+import logging
+import math
+import mmap
+import os
+import re
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import tempfile
+import time
+
+MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
+MAX_CLIENTS = 2000  # children, so that a flood of connections is no fork bomb
+MAX_WORDS = 1 << 18  # bytes that become of what is read at once: 2048 messages of one letter, each with a name
+SLOT = 2 * MAX_WORDS  # bytes of shared memory for each client: while all take its last words, it may write the next
+PATIENCE = 5  # seconds in which a child must have taken what was said, before it is killed
+LAST_CHANCE = 1  # seconds that the children have to end when the server stops
+SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+
+NOTICE = struct.Struct("=iQI")  # what goes through the pipes: who spoke (a pid), where the words start, their length
+TAKEN = NOTICE.size * b"\0"  # the end of a turn
+LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are numbers of errors
+REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
+
+IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+
+
+class Client:
+    """One connection, and the process that serves it."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+        self.unsent = bytearray()  # bytes that the socket would not take yet
+        self.notices = b""  # the start of a notice whose end is still to come
+        self.speaking = False  # from when the client speaks until the others are told: it may not run ahead
+        self.spoken = 0  # how often that was
+        self.reason = ""  # why the parent has parted with it
+
+
+class ChatServer:
+    """The room: what one client says, all the others hear."""
+
+    def __init__(self, listener, idle):
+        self.listener = listener
+        self.idle = idle or math.inf
+        self.clients = {}  # pid: client
+        self.spoke = {}  # pid: when its client spoke last, for which it moves to the end: so they are sorted by time
+        self.record = bytearray()  # all that was said in this turn: notices of it
+        self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
+        self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
+        self.slots = list(range(MAX_CLIENTS, 0, -1))  # numbers of the free ones; slot 0 is the parent's own
+        self.left, self.leaving = [], []  # slots of those who left before the last turn was told, and of those since
+        self.running = True
+        # A file without a name, so that nothing stays behind; of its size only what is written to takes memory.
+        self.memory = open(os.memfd_create("chat"), "wb") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+        self.memory.truncate((1 + MAX_CLIENTS) * SLOT)
+        self.farewell = NOTICE.pack(0, 0, os.pwrite(self.memory.fileno(), b"error: idle for %d seconds\n" % idle, 0))
+        # What the children tell: one pipe is enough for all, as what is as short as a notice is not torn (PIPE_BUF).
+        self.notices, self.teller = os.pipe()
+        os.set_blocking(self.notices, False)
+        # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
+        self.wakeup, self.waker = socket.socketpair()
+        self.waker.setblocking(False)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        self.poller = select.poll()
+        self.poller.register(self.listener, select.POLLIN)
+        self.poller.register(self.wakeup, select.POLLIN)
+        self.poller.register(self.notices, select.POLLIN)
+
+    # The parent: it knows where the words are, and never reads them.
+
+    def run(self):
+        """Serve until stop() is called."""
+        logging.info("listening on %s", name_of(self.listener.getsockname()))
+        while self.running:
+            ready = self.wait()
+            # Tell everybody what was said in this turn. Newcomers join after it: it was not said to them.
+            self.broadcast()
+            if self.listener.fileno() in ready:
+                self.accept()
+        self.poller.unregister(self.listener)
+        self.listener.close()
+        for client in self.clients.values():
+            self.drop(client, "dropped: server stopping")
+        self.patience = LAST_CHANCE
+        while self.clients:
+            self.wait()
+        logging.info("bye")
+
+    def stop(self, *_):
+        """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
+        self.running = False
+
+    def wait(self):
+        """Wait until a child tells something, a signal comes or a newcomer, and do what the first two ask for."""
+        due = min(next(iter(self.spoke.values()), math.inf) + self.idle, self.tick if self.awaited else math.inf)
+        signal.setitimer(signal.ITIMER_REAL, max(due - time.monotonic(), 0.001) if due < math.inf else 0)
+        ready = dict(self.poller.poll())
+        if self.notices in ready:
+            self.collect()
+        if self.wakeup.fileno() in ready:
+            self.wakeup.recv(1 << 16)  # the numbers of the signals; some may be lost, so they do not matter
+            self.reap()
+            self.ring()
+        return ready
+
+    def accept(self):
+        """Give every newcomer a process of its own, or tell it that the room is full."""
+        try:
+            sock, address = self.listener.accept()
+        except OSError:  # it is gone, or no descriptor is left in spite of the spare ones: this must not spin then
+            time.sleep(0.01)
+            return
+        client = Client(sock, address)
+        # A new descriptor is the lowest free number: a high one says that all below it are in use.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        try:
+            if sock.fileno() >= limit - SPARE_DESCRIPTORS or not self.slots:
+                raise BlockingIOError("no descriptor or slot left")
+            client.pipe, client.inbox = socket.socketpair()
+            client.pid = os.fork()
+        except OSError:  # fork() raises it when the system has no process left
+            logging.info("%s refused: the room is full, %d online", client.name, len(self.clients))
+            with contextlib.suppress(OSError):
+                sock.send(b"error: the room is full\n", socket.MSG_DONTWAIT)
+            sock.close()
+            return
+        client.slot = self.slots.pop()
+        if client.pid == 0:
+            try:
+                self.serve(client)
+            finally:
+                os._exit(FAILED)
+        sock.close()
+        client.inbox.close()
+        self.clients[client.pid] = client
+        self.spoke[client.pid] = time.monotonic()
+        logging.info("%s joined, %d online", client.name, len(self.clients))
+
+    def collect(self):
+        """Read what the children tell: that they have taken the turn, or where in memory their client's words are."""
+        with contextlib.suppress(BlockingIOError):
+            for pid, start, length in NOTICE.iter_unpack(os.read(self.notices, 1 << 16)):
+                if length:
+                    self.record += NOTICE.pack(pid, start, length)
+                    if self.spoke.pop(pid, None):
+                        self.spoke[pid] = time.monotonic()
+                else:
+                    self.awaited.discard(pid)
+
+    def broadcast(self):
+        """Tell every child what was said in this turn, and start a new one; but all must have taken the last."""
+        if self.awaited:
+            return
+        self.slots += self.left
+        self.left, self.leaving = self.leaving, []
+        if self.record:
+            record, self.record = self.record + TAKEN, bytearray()
+            for client in self.clients.values():
+                with contextlib.suppress(OSError):  # it has just ended, and SIGCHLD will tell
+                    client.pipe.send(record)
+                    self.awaited.add(client.pid)
+            self.patience, self.tick = PATIENCE, time.monotonic() + 1
+
+    def drop(self, client, reason):
+        """Part with a client: its child finds its pipe closed, makes a last attempt to send what is unsent, and ends."""
+        client.reason = reason
+        client.pipe.close()
+        self.awaited.add(client.pid)
+        self.patience, self.tick = PATIENCE, time.monotonic() + 1
+
+    def ring(self):
+        """Drop those who said nothing for too long, and kill the children that were awaited for too long."""
+        now = time.monotonic()
+        while self.spoke and self.spoke[pid := next(iter(self.spoke))] + self.idle <= now:
+            del self.spoke[pid]
+            with contextlib.suppress(OSError):
+                self.clients[pid].pipe.send(self.farewell)
+            self.drop(self.clients[pid], "dropped: idle")
+        # Counted in alarms: if everything was stopped for an hour (Ctrl-Z), that was one.
+        if self.awaited and self.tick <= now:
+            self.patience, self.tick = self.patience - 1, now + 1
+            if self.patience <= 0:
+                for pid in self.awaited:
+                    os.kill(pid, signal.SIGKILL)
+
+    def reap(self):
+        """Say why a client has gone: its child's exit status tells."""
+        with contextlib.suppress(ChildProcessError):  # there are no children
+            while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                pid, status = ended
+                self.collect()  # its last words
+                client = self.clients.pop(pid)
+                status = os.waitstatus_to_exitcode(status)
+                if status < 0:
+                    reason = f"dropped: its process was killed by {signal.Signals(-status).name}"
+                else:
+                    reason = REASONS.get(status) or f"dropped: {os.strerror(status).lower()}"
+                logging.info("%s %s, %d online", client.name, client.reason or reason, len(self.clients))
+                client.pipe.close()
+                self.leaving.append(client.slot)
+                self.awaited.discard(pid)
+                self.spoke.pop(pid, None)
+
+    # A child: it serves one client, and meets the others in shared memory only.
+
+    def serve(self, client):
+        """Wait for the client and for the parent, until one of them leaves."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C goes to all processes; the parent is to stop us
+            signal.signal(number, signal.SIG_IGN)
+        # Who waits for the end of a connection or a pipe waits until everybody has closed it.
+        for other in [self.listener, self.wakeup, self.waker, client.pipe, *(c.pipe for c in self.clients.values())]:
+            other.close()
+        os.close(self.notices)
+        client.sock.setblocking(False)
+        self.pid = os.getpid()
+        self.words = mmap.mmap(self.memory.fileno(), 0, prot=mmap.PROT_READ)
+        self.slot = mmap.mmap(self.memory.fileno(), SLOT, offset=client.slot * SLOT)
+        while True:
+            poller = select.poll()
+            poller.register(client.inbox, select.POLLIN)
+            events = (not client.speaking and select.POLLIN) | (bool(client.unsent) and select.POLLOUT)
+            if events:  # else poll() would report that the connection has ended, even unasked
+                poller.register(client.sock, events)
+            ready = dict(poller.poll())
+            event = ready.get(client.sock.fileno(), 0)
+            if event & select.POLLOUT:
+                self.send(client)
+            if client.inbox.fileno() in ready:
+                self.take(client)
+            if event & ~select.POLLOUT and not client.speaking:
+                self.receive(client)
+
+    def receive(self, client):
+        """Read from a client once, and put the messages that are complete now into shared memory."""
+        try:
+            data = client.sock.recv(MAX_MESSAGE)
+        except BlockingIOError:  # select(2), BUGS: a socket may be reported as readable and have nothing to read
+            return
+        except OSError as error:
+            self.leave(client, error.errno)
+        # Only the first line can be too long: the others came in this one recv.
+        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+            self.leave(client, errno.EMSGSIZE, b"error: a message may be at most %d bytes\n" % MAX_MESSAGE)
+        # The end of the stream ends the last line as a newline does.
+        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        lines, _, client.received = stream.rpartition(b"\n")
+        texts = filter(str.strip, clean(lines).split("\n"))
+        words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
+        if words:
+            start = client.spoken % 2 * MAX_WORDS
+            self.slot[start : start + len(words)] = words
+            os.write(self.teller, NOTICE.pack(self.pid, client.slot * SLOT + start, len(words)))
+            client.speaking, client.spoken = True, client.spoken + 1
+        if interrupt or not data:
+            self.leave(client, LEFT)
+
+    def take(self, client):
+        """Send a client what the others said, and tell the parent that it was taken."""
+        notices = client.inbox.recv(1 << 16)
+        if not notices:
+            self.leave(client, LEFT)
+        notices = client.notices + notices
+        end = len(notices) - len(notices) % NOTICE.size
+        client.notices = notices[end:]
+        words = []
+        for _, start, length in NOTICE.iter_unpack(notices[:end]):
+            if length == 0:
+                os.write(self.teller, NOTICE.pack(self.pid, 0, 0))
+            elif start // SLOT == client.slot:
+                client.speaking = False
+            else:
+                words.append(self.words[start : start + length])
+        if words:
+            self.send(client, b"".join(words))
+
+    def send(self, client, *parts):
+        """Send what is unsent and then the parts, as much as the socket takes now, and keep the rest."""
+        waiting = bool(client.unsent)
+        if waiting:
+            client.unsent += b"".join(parts)
+            parts = [client.unsent]
+        try:
+            sent = client.sock.sendmsg(parts)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self.leave(client, error.errno)
+        if waiting:
+            del client.unsent[:sent]
+        elif sent < sum(map(len, parts)):
+            client.unsent += b"".join(parts)[sent:]
+        if len(client.unsent) > MAX_UNSENT:
+            self.leave(client, TOO_SLOW)
+
+    def leave(self, client, status, last=b""):
+        """End this process, after one last attempt to send what is unsent and the bytes given."""
+        with contextlib.suppress(OSError):
+            client.sock.send(client.unsent + last)
+        os._exit(status)
+
+
+def clean(lines):
+    """Return lines of bytes as text that is safe to show on a terminal."""
+    if IAC in lines:
+        lines = TELNET.sub(rb"\1", lines)
+    text = lines.decode(errors="replace")
+    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
+
+
+def name_of(address):
+    """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def port(text):
+    """Return text as a port number, or raise ValueError, which argparse reports."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise ValueError
+    return int(text)
+
+
+def seconds(text):
+    """Return text as a number of seconds, or raise ValueError, which argparse reports."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 10**9):
+        raise ValueError
+    return int(text)
+
+
+def main():
+    """Read the arguments, listen, and serve until a signal comes."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--idle", metavar="SECONDS", type=seconds, default=300)
+    args = parser.parse_args()
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    try:
+        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
+        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+    listener.setblocking(False)
+    server = ChatServer(listener, args.idle)
+    signal.signal(signal.SIGINT, server.stop)
+    signal.signal(signal.SIGTERM, server.stop)
+    signal.signal(signal.SIGALRM, lambda *_: None)  # without handlers they would not wake the parent
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    server.run()
+
+
+if __name__ == "__main__":
+    main()
