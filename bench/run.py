@@ -10,6 +10,7 @@ It says what it is about to do and how long that takes, and ends with tables, pl
 import argparse
 import datetime
 import json
+import math
 import os
 import platform
 import signal
@@ -32,6 +33,7 @@ except ImportError as error:
 
 QUICK_SECONDS, FULL_SECONDS = 0.3, 1.0
 QUICK_ROUNDS, FULL_ROUNDS = 1, 5
+QUICK_LIMIT = 105.0  # seconds, then what is not measured is left out
 LONGEST_LOAD = 90.0  # seconds beyond what is measured, then a load is ended
 KEPT = 6  # digits of a measured number
 
@@ -132,7 +134,7 @@ def measure(server, scenario, seconds, cores):
     except subprocess.TimeoutExpired:
         return {"measured": False, "error": f"the load was not done after {seconds + LONGEST_LOAD:.0f} s"}
     except RuntimeError as error:
-        return {"measured": False, "error": str(error)}
+        return {"measured": False, "absent": True, "error": str(error)}
 
 
 def announce(console, options, servers, scenarios, steps, missing, cores):
@@ -140,24 +142,39 @@ def announce(console, options, servers, scenarios, steps, missing, cores):
     console.print(f"{len(servers)} servers: {', '.join(server.name for server in servers)}")
     for name, why in missing.items():
         console.print(f"  left out: {name} ({why})")
-    console.print(f"{len(scenarios)} scenarios, {options.rounds} rounds: {len(steps)} times {options.seconds:g} s")
+    times = f"{len(steps)} times {options.seconds:g} s"
+    console.print(f"{len(scenarios)} scenarios, {options.rounds} rounds: {times}")
     if cores[0] & cores[1]:
         console.print("  server and load share a core: the figures say little")
     else:
         listed = ", ".join(map(str, sorted(cores[0])))
         console.print(f"  servers on core {listed}, load on core {min(cores[1])}, loopback only")
-    console.print(f"  about {max(1, round(seconds / 60))} min; Ctrl-C ends it and keeps what was measured\n")
+    if options.quick:
+        seconds = min(seconds, QUICK_LIMIT)
+    how_long = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    console.print(f"  about {how_long}; Ctrl-C ends it and keeps what was measured\n")
 
 
 def measure_all(console, options, steps, cores):
-    measurements = []
+    """In the order of the steps. A server that did not start is not tried again."""
+    measurements, absent, said = [], {}, None
+    until = time.monotonic() + (QUICK_LIMIT if options.quick else math.inf)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(steps))
         try:
             for number, scenario, server in steps:
+                if time.monotonic() > until:
+                    console.print(
+                        f"this machine is busy or slow: {len(steps) - len(measurements)} were left out"
+                    )
+                    break
                 progress.update(task, description=f"round {number + 1} {scenario.name:12} {server.name:18}")
-                measured = measure(server, scenario, options.seconds, cores)
+                if not console.is_terminal and said != (said := (number, scenario)):
+                    console.print(f"round {number + 1}: {scenario.title}")
+                measured = absent.get(server.name) or measure(server, scenario, options.seconds, cores)
+                if measured.pop("absent", False):
+                    absent[server.name] = measured
                 measurements.append(
                     {"round": number, "scenario": scenario.name, "server": server.name, **measured}
                 )

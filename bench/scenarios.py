@@ -55,13 +55,13 @@ SCENARIOS = [
         "few-of-many", "500 clients, 10 talking, 1 line in flight each", clients=500, talkers=10, quick=True
     ),
     Scenario("steady", "10 clients, one talking, 500 lines a second", mode="steady", clients=10, quick=True),
-    Scenario("bits", f"{CROWD} connected, one sends a line byte by byte", "bits", CROWD, rate=1000, size=500),
+    Scenario("bits", f"{CROWD} connected, one sends a line byte by byte", "bits", CROWD, rate=1000, size=400),
     Scenario(
-        "bits-alone", "2 connected, one sends a line byte by byte", "bits", 2, rate=1000, size=500, quick=True
+        "bits-alone", "2 connected, one sends a line byte by byte", "bits", 2, rate=1000, size=400, quick=True
     ),
     Scenario("churn", f"{CROWD} connected, others come and go", "churn", CROWD),
     Scenario("churn-alone", "nobody connected, others come and go", "churn", 0, quick=True),
-    Scenario("deaf", "20 clients, all talking, and one that never reads", clients=20, deaf=1, size=512),
+    Scenario("deaf", "20 clients, all talking, and one that never reads", clients=20, deaf=1, size=400),
 ]
 GROWTH = (10, 30, 100, 300, 1000, 3000)
 for count in GROWTH:
@@ -76,8 +76,9 @@ for count in GROWTH:
             "bits",
             count,
             rate=1000,
-            size=500,
+            size=400,
             growth=True,
+            quick=few,
         ),
     ]
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

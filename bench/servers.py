@@ -55,13 +55,14 @@ class Server:
     room: bool = True  # does it serve several people at once?
     most: int = 100_000  # clients that it is asked to hold
     growth: bool = True  # is it measured with ever more clients?
+    modes: tuple = ("talk", "steady", "bits", "churn")  # of load.py: those that make sense for it
     files: dict = field(default_factory=dict)  # its configuration, written for the run: {name: text}
     needs: str = ""  # a Python module
 
     def can(self, scenario):
-        if scenario.clients + scenario.deaf > self.most or (scenario.growth and not self.growth):
+        if scenario.clients + scenario.deaf > self.most or scenario.mode not in self.modes:
             return False
-        return self.room or scenario.clients == 0
+        return (self.growth or not scenario.growth) and (self.room or scenario.clients == 0)
 
 
 def model(name, **more):
@@ -105,6 +106,7 @@ def known_servers():
             dialect="ncat",
             most=800,
             growth=False,
+            modes=("talk", "steady", "churn"),  # each byte would be a message
         ),
         other(
             "ngircd",

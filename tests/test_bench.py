@@ -252,7 +252,7 @@ def small_run(tmp_path_factory):
 def test_run_says_what_it_will_do_and_what_was_wrong(small_run):
     where, out = small_run
     assert "6 scenarios, 2 rounds: 36 times 0.2 s" in out
-    assert "min; Ctrl-C" in out
+    assert " s; Ctrl-C" in out
     rows = [line for line in out.splitlines() if "loser" in line]
     assert any("lost: " in row for row in rows)
     assert "absentee does not listen" in " ".join(out.split())
