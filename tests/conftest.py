@@ -28,7 +28,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-SCRATCH, REAPER, SERVERS = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+REAPER, SERVERS, BROKEN = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
 
 
 def pytest_addoption(parser):
@@ -36,6 +36,7 @@ def pytest_addoption(parser):
     group.addoption("--server-cmd", help='test this server instead: "./my_server {port}"')
     group.addoption("--like", help="expect no more of it than of this model: --like=thread_per_client")
     group.addoption("--promises", help="test these promises alone, separated by commas")
+    group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
     group.addoption("--deadline", type=float, help="seconds for anything that must happen")
 
 
@@ -52,6 +53,7 @@ def pytest_configure(config):
         "markers", "promise(name, instead=None): the promise of the contract that it holds"
     )
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
+    config.stash[BROKEN] = set()
     harness.DEADLINE = config.getoption("--deadline") or harness.DEADLINE
     chosen(config, "--promises", PROMISES)
     chosen(config, "--like", [model.name for model in MODELS])
@@ -71,17 +73,21 @@ def pytest_unconfigure(config):
 
 
 def promise_of(definition):
-    """The promise that a test holds, and what is done instead in the models for which it is meant."""
+    """The promise that a test holds, or ""."""
     mark = definition.get_closest_marker("promise")
-    return (mark.args[0], mark.kwargs.get("instead", "")) if mark else ("", "")
+    return mark.args[0].partition(".")[0] if mark else ""
 
 
 def pytest_generate_tests(metafunc):
     """Run a test for each model that keeps its promise, or that does the named thing instead."""
     if "model" not in metafunc.fixturenames:
         return
-    promise, instead = promise_of(metafunc.definition)
-    models = [model for model in metafunc.config.models if model.instead(promise) == instead]
+
+    def fits(model, promise, instead="", needs=""):
+        return model.instead(promise) == instead and not (needs and model.instead(needs))
+
+    mark = metafunc.definition.get_closest_marker("promise")
+    models = [model for model in metafunc.config.models if fits(model, *mark.args, **mark.kwargs)]
     metafunc.parametrize("model", models or [None], ids=str)
 
 
@@ -90,7 +96,7 @@ def pytest_collection_modifyitems(config, items):
     promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
     foreign = config.getoption("--server-cmd")
     for item in items:
-        promise = promise_of(item)[0].partition(".")[0]
+        promise = promise_of(item)
         if promise and promise not in PROMISES:
             raise pytest.UsageError(f"{item.nodeid}: no promise is called {promise}")
         model = item.callspec.params.get("model") if hasattr(item, "callspec") else None
@@ -109,13 +115,20 @@ def pytest_collection_modifyitems(config, items):
     items[:] = kept
 
 
+def pytest_runtest_setup(item):
+    """With --first, leave a promise alone once it is broken."""
+    if item.config.getoption("--first") and promise_of(item) in item.config.stash[BROKEN] - {""}:
+        pytest.skip("this promise is broken already")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item, call):
     """Add to a failure which promise is broken, what went over the wire, and the server's log."""
     report = yield
     if not report.failed:
         return report
-    promise = promise_of(item)[0].partition(".")[0]
+    promise = promise_of(item)
+    item.config.stash[BROKEN].add(promise)
     if promise:
         report.sections.append(("the promise", f"{promise}: {PROMISES[promise]}"))
     for server in item.stash.get(SERVERS, []):

@@ -317,7 +317,8 @@ class Server(Process):
         """A client that speaks and one that hears it; the very same where a server only echoes."""
         if self.model.echoes:
             return self.join(1) * 2
-        return self.join(2)
+        listener, speaker = self.join(2)
+        return speaker, listener
 
     def hold_up(self, stuck, speaker, listener, unsent=400_000):
         """Say so much that about `unsent` bytes for a client that does not read wait in the server.
@@ -331,7 +332,7 @@ class Server(Process):
         stuck.deaf, said = True, []
         text, before = "x" * 4000, stuck.queued()
         while sum(map(len, said)) - (stuck.queued() - before) < unsent:
-            for _ in range(10):
+            for _ in range(40):
                 said.append(speaker.line(f"{len(said):04} {text}"))
                 speaker.send(said[-1].partition(b" says: ")[2])
                 listener.expect(said[-1])
@@ -348,7 +349,7 @@ class Server(Process):
         for peer in {speaker, listener}:
             peer.close()
 
-    def check_idle(self, seconds=1.0, share=0.15):
+    def check_idle(self, seconds=0.6, share=0.15):
         """Fail if the server uses more than that share of a CPU while nothing happens."""
         __tracebackhide__ = True
 

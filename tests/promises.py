@@ -3,7 +3,7 @@
 A test says `@pytest.mark.promise("slow")` and runs for each model that keeps the promise `slow`; with
 `@pytest.mark.promise("slow", instead="stalls")` it runs for the models of which EXCEPTIONS says that they
 do something else, and proves that it is so. A part of a promise, such as `limits.room`, can have
-exceptions of its own.
+exceptions of its own. With `needs="broadcast"` it runs only where that other promise is kept as well.
 
 To add a model, add a row to MODELS, and its exceptions, if it has any.
 """

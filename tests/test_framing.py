@@ -89,7 +89,7 @@ def test_last_line_without_newline(server):
     listener.expect_lines(speaker, ["first", "last words"])
 
 
-@pytest.mark.promise("broadcast")
+@pytest.mark.promise("framing", needs="broadcast")
 def test_last_line_of_one_who_closed(server):
     speaker, listener = server.join(2)
     speaker.send(b"first\nlast words")

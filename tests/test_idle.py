@@ -36,7 +36,7 @@ def test_after_clients_left(server, how):
     server.check_idle()
 
 
-@pytest.mark.promise("slow.stall")
+@pytest.mark.promise("idle", needs="slow.stall")
 def test_with_a_client_that_does_not_read(server):
     """Bytes wait for it, and the socket does not take them: that is no reason to try and try."""
     alice, bob = server.join(2)

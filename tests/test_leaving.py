@@ -25,6 +25,70 @@ def leave_by_interrupt(peer):
 
 
 @pytest.mark.promise("leaving")
+def test_the_rest_of_a_line_is_discarded_at_a_reset(server):
+    speaker, listener = server.pair()
+    speaker.send(b"whole\nhalf")
+    listener.expect_line(speaker, "whole")
+    speaker.reset()
+    if listener is not speaker:
+        listener.expect_nothing()
+    server.check_room()
+
+
+@pytest.mark.promise("leaving")
+def test_lines_before_ctrl_c_are_delivered(server):
+    speaker, listener = server.pair()
+    speaker.send(b"one\ntwo\nhalf\xff\xf4three\n")
+    listener.expect_lines(speaker, ["one", "two"])
+    speaker.expect_closed()
+    if listener is not speaker:
+        listener.expect_nothing()
+
+
+@pytest.mark.parametrize("leave", [leave_by_close, leave_by_reset, leave_by_interrupt])
+@pytest.mark.promise("leaving", needs="broadcast")
+def test_nobody_notices_who_leaves(server, leave):
+    alice, bob, *others = server.join(8)
+    for number, leaver in enumerate(others):
+        alice.send(f"{number}\n".encode())
+        leave(leaver)
+        bob.expect_line(alice, str(number))
+        bob.send(f"yes, {number}\n".encode())
+        alice.expect_line(bob, f"yes, {number}")
+
+
+@pytest.mark.promise("leaving")
+def test_thousands_come_and_go(server):
+    """No descriptor, no process and no memory stays behind."""
+
+    def come_and_go(count):
+        for number in range(count):
+            peer = server.connect()
+            peer.offer(b"half a line" if number % 2 else b"\n")
+            peer.reset()
+        server.check_room()
+
+    come_and_go(200)
+    held, memory, processes = server.descriptors(), server.memory(), len(server.processes())
+    come_and_go(server.model.churn)
+    server.check_descriptors(at_most=held)
+    assert wait_until(lambda: len(server.processes()) <= processes)
+    grown = server.memory() - memory
+    assert grown < 8 * MIB, f"{grown / MIB:.1f} MiB more"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp is Linux's")
+@pytest.mark.promise("leaving")
+def test_keepalive(server):
+    """The system looks after a peer whose machine vanished: a keepalive timer runs for each connection."""
+    (alice,) = server.join(1)
+    port = int(alice.name.rpartition(":")[2])
+    pattern = re.compile(rf"^ *\d+: \w+:{server.port:04X} \w+:{port:04X} 01 \w+:\w+ 02:", re.MULTILINE)
+    if not wait_until(lambda: pattern.search(Path("/proc/net/tcp").read_text()), within=3.0):
+        alice.fail("no keepalive timer runs for the server's side of the connection")
+
+
+@pytest.mark.promise("leaving")
 def test_a_half_close_ends_the_connection(server):
     speaker, listener = server.pair()
     speaker.send(b"goodbye\n")
@@ -34,7 +98,7 @@ def test_a_half_close_ends_the_connection(server):
     server.check_room()
 
 
-@pytest.mark.promise("broadcast")
+@pytest.mark.promise("leaving", needs="broadcast")
 def test_who_closes_its_sending_side_still_gets_what_was_said(server):
     alice, bob = server.join(2)
     with server.frozen():
@@ -44,7 +108,7 @@ def test_who_closes_its_sending_side_still_gets_what_was_said(server):
     assert bob.read_to_end() in (b"", alice.line("one") + alice.line("two"))
 
 
-@pytest.mark.promise("slow.stall")
+@pytest.mark.promise("leaving", needs="slow.stall")
 def test_what_is_unsent_gets_a_last_attempt_at_a_half_close(server):
     """What waits for a client is offered once more when it closes its sending side."""
     alice, bob = server.join(2)
@@ -56,17 +120,6 @@ def test_what_is_unsent_gets_a_last_attempt_at_a_half_close(server):
     after = slow.read_to_end()
     assert after, f"{len(before)} bytes had been sent, and none came after the end of the stream"
     assert said.startswith(before + after)
-
-
-@pytest.mark.promise("leaving")
-def test_the_rest_of_a_line_is_discarded_at_a_reset(server):
-    speaker, listener = server.pair()
-    speaker.send(b"whole\nhalf")
-    listener.expect_line(speaker, "whole")
-    speaker.reset()
-    if listener is not speaker:
-        listener.expect_nothing()
-    server.check_room()
 
 
 @pytest.mark.parametrize("tail", [b"", b"\n", b" more\nof it\n"], ids=["", "newline", "more"])
@@ -83,16 +136,6 @@ def test_ctrl_c_in_telnet(server, tail, cut):
     if listener is not speaker:
         listener.expect_nothing()
     server.check_room()
-
-
-@pytest.mark.promise("leaving")
-def test_lines_before_ctrl_c_are_delivered(server):
-    speaker, listener = server.pair()
-    speaker.send(b"one\ntwo\nhalf\xff\xf4three\n")
-    listener.expect_lines(speaker, ["one", "two"])
-    speaker.expect_closed()
-    if listener is not speaker:
-        listener.expect_nothing()
 
 
 @pytest.mark.promise("leaving")
@@ -118,19 +161,7 @@ def test_urgent_data_that_is_no_ctrl_c(server):
     assert listener.read_line() in (speaker.line("hello"), speaker.line("hel!lo"))
 
 
-@pytest.mark.parametrize("leave", [leave_by_close, leave_by_reset, leave_by_interrupt])
-@pytest.mark.promise("broadcast")
-def test_nobody_notices_who_leaves(server, leave):
-    alice, bob, *others = server.join(8)
-    for number, leaver in enumerate(others):
-        alice.send(f"{number}\n".encode())
-        leave(leaver)
-        bob.expect_line(alice, str(number))
-        bob.send(f"yes, {number}\n".encode())
-        alice.expect_line(bob, f"yes, {number}")
-
-
-@pytest.mark.promise("broadcast")
+@pytest.mark.promise("leaving", needs="broadcast")
 def test_reset_during_a_broadcast(server):
     """Half of the room resets just as there is something to be sent to it."""
     alice, bob, *others = server.join(42)
@@ -144,7 +175,7 @@ def test_reset_during_a_broadcast(server):
         alice.expect_line(bob, "two")
 
 
-@pytest.mark.promise("slow.stall")
+@pytest.mark.promise("leaving", needs="slow.stall")
 def test_reset_while_much_is_unsent(server):
     """A client that does not read what it is sent, and then resets, leaves nothing behind."""
     alice, bob = server.join(2)
@@ -186,26 +217,6 @@ def test_all_reset_at_once(server):
 
 
 @pytest.mark.promise("leaving")
-def test_thousands_come_and_go(server):
-    """No descriptor, no process and no memory stays behind."""
-
-    def come_and_go(count):
-        for number in range(count):
-            peer = server.connect()
-            peer.offer(b"half a line" if number % 2 else b"\n")
-            peer.reset()
-        server.check_room()
-
-    come_and_go(200)
-    held, memory, processes = server.descriptors(), server.memory(), len(server.processes())
-    come_and_go(server.model.churn)
-    server.check_descriptors(at_most=held)
-    assert wait_until(lambda: len(server.processes()) <= processes)
-    grown = server.memory() - memory
-    assert grown < 8 * MIB, f"{grown / MIB:.1f} MiB more"
-
-
-@pytest.mark.promise("leaving")
 def test_a_client_that_errs_ends_alone(server):
     """One after the other does all that is wrong; those in the room talk on."""
     speaker, listener = server.pair()
@@ -229,18 +240,7 @@ def test_a_client_that_errs_ends_alone(server):
     server.check_room()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp is Linux's")
-@pytest.mark.promise("leaving")
-def test_keepalive(server):
-    """The system looks after a peer whose machine vanished: a keepalive timer runs for each connection."""
-    (alice,) = server.join(1)
-    port = int(alice.name.rpartition(":")[2])
-    pattern = re.compile(rf"^ *\d+: \w+:{server.port:04X} \w+:{port:04X} 01 \w+:\w+ 02:", re.MULTILINE)
-    if not wait_until(lambda: pattern.search(Path("/proc/net/tcp").read_text()), within=3.0):
-        alice.fail("no keepalive timer runs for the server's side of the connection")
-
-
-@pytest.mark.promise("broadcast")
+@pytest.mark.promise("leaving", needs="broadcast")
 def test_the_room_shrinks_and_grows(server):
     """Now many, now few: everybody in the room hears everybody else, at any time."""
     peers = server.join(10)

@@ -30,7 +30,16 @@ def test_joined_and_left(server):
     check_format(server)
 
 
-@pytest.mark.promise("limits.crowd")
+@pytest.mark.promise("log")
+@pytest.mark.ours("the log")
+def test_ctrl_c_in_telnet_is_a_way_to_leave(server):
+    alice = server.connect()
+    server.await_log("joined, 1 online$")
+    alice.send(b"half a line\xff\xf4")
+    server.await_log(rf"{re.escape(alice.name)} left, 0 online$")
+
+
+@pytest.mark.promise("log", needs="broadcast")
 @pytest.mark.ours("the log")
 def test_how_many_are_online(server):
     peers = []
@@ -46,7 +55,6 @@ def test_how_many_are_online(server):
 
 DROPS = {
     "message too long": lambda peer: peer.send(b"x" * 5000),
-    "interrupted": lambda peer: peer.send(b"\xff\xf4"),
     "connection reset by peer": lambda peer: peer.reset(),
 }
 
@@ -62,7 +70,7 @@ def test_dropped(server, reason):
     check_format(server)
 
 
-@pytest.mark.promise("slow")
+@pytest.mark.promise("log", needs="slow")
 @pytest.mark.ours("the log")
 def test_dropped_as_too_slow(server):
     alice, bob = server.join(2)
@@ -75,7 +83,7 @@ def test_dropped_as_too_slow(server):
     check_format(server)
 
 
-@pytest.mark.promise("limits.room")
+@pytest.mark.promise("log", needs="limits.room")
 @pytest.mark.ours("the log")
 def test_refused(start):
     server = start(nofile=256)

@@ -107,7 +107,7 @@ def test_a_second_signal_changes_nothing(start, first, second):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.promise("slow.stall")
+@pytest.mark.promise("stopping", needs="slow.stall")
 def test_with_output_pending(start, number):
     """Nobody waits for a client that does not read, and in what it got there is no gap."""
     server = start()
@@ -118,7 +118,7 @@ def test_with_output_pending(start, number):
     assert said.startswith(stuck.read_to_end())
 
 
-@pytest.mark.promise("slow.stall")
+@pytest.mark.promise("stopping", needs="slow.stall")
 def test_what_is_unsent_has_a_last_chance_to_go_out(start):
     server = start()
     alice, bob = server.join(2)
@@ -133,7 +133,7 @@ def test_what_is_unsent_has_a_last_chance_to_go_out(start):
     assert said.startswith(before + after)
 
 
-@pytest.mark.promise("slow.stall", instead="stalls")
+@pytest.mark.promise("stopping", needs="broadcast")
 def test_while_a_client_holds_up_the_room(start):
     """Also then it stops in two seconds."""
     server = start()

@@ -11,8 +11,6 @@ import signal
 import socket
 import sys
 
-MAX_MESSAGE = 4096
-MAX_UNSENT = 1 << 20
 TOO_LONG = b"error: a message may be at most 4096 bytes\n"
 FULL = b"error: the room is full\n"
 TELNET = re.compile(
@@ -36,11 +34,15 @@ class Client:
 class Chat:
     """The server. Each method is something that can go wrong."""
 
-    backlog = 100
+    backlog = 1024
+    max_message = 4096
+    max_unsent = 1 << 20
+    max_clients = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 20
+    interrupt = b"\xff\xf4"
     options = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     def __init__(self, port):
-        self.listener = socket.create_server(("127.0.0.1", port), backlog=self.backlog)
+        self.listener = self.listen(port)
         self.listener.setblocking(False)
         self.selector = selectors.DefaultSelector()
         self.wakeup, wake = socket.socketpair()
@@ -48,11 +50,15 @@ class Chat:
         wake.setblocking(False)
         self.wake = wake
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        self.room = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 20
         self.clients = {}
         self.stopping = False
 
+    def listen(self, port):
+        return socket.create_server(("127.0.0.1", port), backlog=self.backlog)
+
     def stop(self, *_):
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         self.stopping = True
 
     def signals(self):
@@ -63,9 +69,10 @@ class Chat:
         self.signals()
         self.selector.register(self.listener, selectors.EVENT_READ)
         self.selector.register(self.wakeup, selectors.EVENT_READ)
-        print("listening", flush=True)
-        while not self.stopping:
-            for key, events in self.selector.select(self.timeout()):
+        with contextlib.suppress(OSError):
+            print("listening", flush=True)
+        while not self.finished():
+            for key, events in self.selector.select():
                 if key.fileobj is self.listener:
                     self.accept()
                 elif key.fileobj is self.wakeup:
@@ -77,8 +84,8 @@ class Chat:
             self.flush(client)
             self.drop(client)
 
-    def timeout(self):
-        return None
+    def finished(self):
+        return self.stopping
 
     def serve(self, client, events):
         if events & selectors.EVENT_WRITE:
@@ -90,13 +97,13 @@ class Chat:
         with contextlib.suppress(BlockingIOError, ConnectionError):
             sock, address = self.listener.accept()
             sock.setblocking(False)
-            if len(self.clients) >= self.room:
+            if len(self.clients) >= self.max_clients:
                 self.refuse(sock)
                 return
             for level, option in self.options:
                 sock.setsockopt(level, option, 1)
             self.clients[sock] = client = Client(sock, address)
-            self.selector.register(sock, selectors.EVENT_READ)
+            self.selector.register(sock, self.events(client))
             self.welcome(client)
 
     def welcome(self, client):
@@ -109,7 +116,7 @@ class Chat:
 
     def receive(self, client):
         try:
-            data = client.sock.recv(MAX_MESSAGE)
+            data = client.sock.recv(4096)
         except BlockingIOError:
             return
         except OSError:
@@ -119,21 +126,24 @@ class Chat:
 
     def received(self, client, data):
         buffered = client.received + data
-        before, interrupted, _ = buffered.partition(b"\xff\xf4")
-        *lines, client.received = (before if interrupted else buffered).split(b"\n")
+        before, interrupted, _ = buffered.partition(self.interrupt)
+        *lines, client.received = self.split(before)
         for line in lines:
-            if len(line) >= MAX_MESSAGE:
+            if len(line) >= self.max_message:
                 self.too_long(client)
                 return
             self.message(client, line)
         if interrupted:
             self.drop(client)
-        elif len(client.received) > MAX_MESSAGE:
+        elif len(client.received) > self.max_message:
             self.too_long(client)
         elif not data:
             self.last_words(client)
             self.flush(client)
             self.drop(client)
+
+    def split(self, data):
+        return data.split(b"\n")
 
     def last_words(self, client):
         self.message(client, client.received)
@@ -144,8 +154,11 @@ class Chat:
 
     def message(self, client, line):
         text = self.clean(line)
-        if text.strip():
+        if not self.is_blank(text):
             self.broadcast(client, f"{client.name} says: {text}\n".encode())
+
+    def is_blank(self, text):
+        return not text.strip()
 
     def clean(self, line):
         return UNSAFE.sub("", TELNET.sub(rb"\1", line).decode(errors="replace"))
@@ -172,11 +185,13 @@ class Chat:
 
     def sent(self, client, count):
         del client.unsent[:count]
-        if len(client.unsent) > MAX_UNSENT:
+        if len(client.unsent) > self.max_unsent:
             self.drop(client)
             return
-        writes = selectors.EVENT_WRITE if client.unsent else 0
-        self.selector.modify(client.sock, selectors.EVENT_READ | writes)
+        self.selector.modify(client.sock, self.events(client))
+
+    def events(self, client):
+        return selectors.EVENT_READ | (selectors.EVENT_WRITE if client.unsent else 0)
 
     def drop(self, client):
         if self.clients.pop(client.sock, None):
