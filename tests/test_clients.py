@@ -26,7 +26,9 @@ WAITS = {
     "poll_based": "on both",
     "epoll_based": "on both",
     "asyncio_based": "on both",
+    "proactor_based": "on both",
 }
+LIBRARIES = {"proactor_based": ["proactor.py"]}  # files that a client needs beside it
 NEEDS = {"epoll_based": pytest.mark.skipif(not hasattr(select, "epoll"), reason="Linux only")}
 
 GONE = "client.py: the server closed the connection\n"
@@ -69,6 +71,12 @@ def listener():
 def command(client, *address):
     """How a client is started; it connects to this address."""
     return [sys.executable, str(ROOT / client / "client.py"), *map(str, address)]
+
+
+def copy_libraries(client, directory):
+    """Copy what a client needs beside it."""
+    for name in LIBRARIES.get(client, []):
+        shutil.copy(ROOT / client / name, directory)
 
 
 @contextlib.contextmanager
@@ -276,6 +284,7 @@ def test_much_in_both_directions(client, chunk, listener, run, scratch):
 
     Of the big chunk the socket takes a part at a time.
     """
+    copy_libraries(client, scratch)
     text = (ROOT / client / "client.py").read_text()
     assert "CHUNK = 4096" in text
     (scratch / "client.py").write_text(text.replace("CHUNK = 4096", f"CHUNK = {chunk}"))
@@ -552,7 +561,8 @@ def test_lines_that_get_no_answer_are_not_waited_for(client, listener, begin):
 @clients()
 def test_it_needs_nothing_beside_it(client, listener, scratch, run):
     shutil.copy(ROOT / client / "client.py", scratch)
-    program = [sys.executable, "-I", str(scratch / "client.py"), *map(str, listener.address)]
+    copy_libraries(client, scratch)
+    program = [sys.executable, "-E", "-s", str(scratch / "client.py"), *map(str, listener.address)]
     process = run(program, stdin=subprocess.DEVNULL)
     peer = listener.accept()
     assert peer.read_to_end() == b""
