@@ -87,11 +87,11 @@ def bench_modules(monkeypatch):
 
 
 @pytest.fixture
-def faulty(tmp_path):
+def faulty(scratch):
     """Start a server with the given fault; returns its port and pid."""
     import servers
 
-    script, started = tmp_path / "faulty.py", []
+    script, started = scratch / "faulty.py", []
     script.write_text(FAULTY)
 
     def start(fault=""):
@@ -223,12 +223,13 @@ def test_the_limit_keeps_the_contract_that_is_measured():
 
 
 @pytest.fixture(scope="module")
-def small_run(tmp_path_factory):
+def small_run(scratch_root):
     """One run of run.py, with a server that loses lines, one that is not there, and the limit."""
     for module in ("matplotlib", "rich"):
         if not importlib.util.find_spec(module):
             pytest.skip(f"needs {module}: pip install '.[bench]'")
-    where = tmp_path_factory.mktemp("bench")
+    where = scratch_root / "bench"
+    where.mkdir()
     (where / "faulty.py").write_text(FAULTY)
     command = [
         sys.executable,
@@ -263,6 +264,41 @@ def test_run_says_what_it_will_do_and_what_was_wrong(small_run):
     assert all(m["lost"] and not m["faultless"] for m in lines)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ended_halfway_it_leaves_no_process_behind(scratch, number):
+    pytest.importorskip("matplotlib", reason="needs matplotlib: pip install '.[bench]'")
+    pytest.importorskip("rich", reason="needs rich: pip install '.[bench]'")
+    (scratch / "faulty.py").write_text(FAULTY)
+    command = [
+        sys.executable,
+        str(BENCH / "run.py"),
+        "--seconds",
+        "20",
+        "--scenarios",
+        "few",
+        "--rounds",
+        "1",
+    ]
+    command += ["--servers", "poll_based", "--output", "result.json"]
+    command += ["--server-cmd", f"mine={sys.executable} {scratch}/faulty.py no {{port}}"]
+    from meter import ServerMeter
+
+    run = subprocess.Popen(command, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while "round 1" not in run.stdout.readline():
+            assert run.poll() is None, run.stderr.read()
+        deadline = time.monotonic() + 20
+        while len(family := ServerMeter(run.pid).family()) < 3:  # run.py, the server and the load
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        run.send_signal(number)
+        run.communicate(timeout=20)
+    finally:
+        run.kill()
+        run.wait()
+    assert not [pid for pid in family if ServerMeter(pid).alive()]
+
+
 def test_plots_same_input_same_bytes(small_run):
     import plot
 
@@ -281,30 +317,30 @@ def test_plots_same_input_same_bytes(small_run):
         assert b"\xc2\xb5s" in content or b"lines delivered" in content  # units
 
 
-def test_figures_are_filled_in_and_checked(small_run, tmp_path):
+def test_figures_are_filled_in_and_checked(small_run, scratch):
     import readmes
 
     where, _ = small_run
     result = json.loads((where / "result.json").read_text())
-    readme = tmp_path / "README.md"
+    readme = scratch / "README.md"
     readme.write_text(
         "before\n<!-- bench:table few --><!-- /bench -->\nIt takes "
         "<!-- bench:value few loser cpu_us_per_line -->nothing<!-- /bench --> a line.\n"
         "<!-- bench:machine --><!-- /bench -->\n<!-- bench:model loser -->\nold\n<!-- /bench -->\nafter\n"
     )
-    assert readmes.fill(result, write=False, root=tmp_path) == ["README.md"]
-    assert readmes.fill(result, write=True, root=tmp_path) == ["README.md"]
+    assert readmes.fill(result, write=False, root=scratch) == ["README.md"]
+    assert readmes.fill(result, write=True, root=scratch) == ["README.md"]
     text = readme.read_text()
     assert "| `loser` |" in text
     assert " µs<!-- /bench --> a line." in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
-    assert readmes.fill(result, write=False, root=tmp_path) == []
+    assert readmes.fill(result, write=False, root=scratch) == []
     readme.write_text(text.replace(" µs<!--", "1 µs<!--"))
-    assert readmes.fill(result, write=False, root=tmp_path) == ["README.md"]
+    assert readmes.fill(result, write=False, root=scratch) == ["README.md"]
     readme.write_text("<!-- bench:value few nobody cpu_us_per_line --><!-- /bench -->")
     with pytest.raises(SystemExit):
-        readmes.fill(result, write=False, root=tmp_path)
+        readmes.fill(result, write=False, root=scratch)
 
 
 def test_the_figures_in_the_readmes_are_those_of_the_published_result():
@@ -318,12 +354,10 @@ def test_the_figures_in_the_readmes_are_those_of_the_published_result():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_missing_is_named(tmp_path):
-    (tmp_path / "rich.py").write_text("raise ImportError('no', name='rich')")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, str(BENCH / "run.py")], capture_output=True, text=True, env=environment
-    )
+def test_what_is_missing_is_named(scratch):
+    (scratch / "rich.py").write_text("raise ImportError('no', name='rich')")
+    environment = {**os.environ, "PYTHONPATH": str(scratch)}
+    done = subprocess.run([sys.executable, str(BENCH / "run.py")], capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     assert "needs rich" in done.stderr
     assert ".[bench]" in done.stderr
