@@ -11,7 +11,6 @@ import liburing
 from proactor import Proactor
 
 ENTRIES = 1024  # operations that are handed to the kernel at once
-CANCEL_ALL = liburing.IORING_ASYNC_CANCEL_ALL
 
 
 class UringProactor(Proactor):
@@ -23,9 +22,8 @@ class UringProactor(Proactor):
         # The package's own waits hold Python's global lock: no other thread could run, not even to call cancel().
         self.poller = select.poll()
         self.poller.register(self.ring.ring_fd, select.POLLIN)
-        self.number = 0
-        # Number: operation and buffer. The kernel reads and writes the buffer until it says that the operation is done:
-        # nobody but this dictionary may be relied upon to keep it until then.
+        # The operation's id(): operation and buffer. The kernel reads and writes the buffer until it says that the
+        # operation is done: here it is kept until then, whatever becomes of the socket.
         self.started = {}
         super().__init__()
 
@@ -38,24 +36,23 @@ class UringProactor(Proactor):
         fd = operation.channel.sock.fileno()
         if operation.name == "send":
             buffer = b"".join(operation.argument)
-            self.submit(liburing.io_uring_prep_send, fd, buffer, socket.MSG_NOSIGNAL)
+            self.submit(operation, liburing.io_uring_prep_send, fd, buffer, socket.MSG_NOSIGNAL)
         elif operation.name == "recv":
             buffer = bytearray(operation.argument)
-            self.submit(liburing.io_uring_prep_recv, fd, buffer)
+            self.submit(operation, liburing.io_uring_prep_recv, fd, buffer)
         else:
             buffer = None
-            self.submit(liburing.io_uring_prep_accept, fd, None, socket.SOCK_CLOEXEC)
-        self.started[self.number] = operation, buffer
+            self.submit(operation, liburing.io_uring_prep_accept, fd, None, socket.SOCK_CLOEXEC)
+        self.started[id(operation)] = operation, buffer
 
-    def submit(self, prepare, *arguments):
-        """Put an operation on the ring's submission queue, under the next number."""
+    def submit(self, operation, prepare, *arguments):
+        """Put an operation, or None for a cancellation, on the ring's submission queue."""
         entry = liburing.io_uring_get_sqe(self.ring)
         if entry is None:  # the queue is full: empty it
             liburing.io_uring_submit(self.ring)
             entry = liburing.io_uring_get_sqe(self.ring)
         prepare(entry, *arguments)
-        self.number += 1
-        entry.user_data = self.number
+        entry.user_data = id(operation) if operation else 0
 
     def wait(self):
         """Wait until something is done."""
@@ -96,7 +93,9 @@ class UringProactor(Proactor):
 
     def abandon(self, channel):
         """Cancel what is pending on a socket, and wait until the kernel has let go of it. To close it would not do."""
-        self.submit(liburing.io_uring_prep_cancel_fd, channel.sock.fileno(), CANCEL_ALL)
+        for operation in channel.reading, channel.writing:
+            if operation.is_waiting():
+                self.submit(None, liburing.io_uring_prep_cancel64, id(operation))
         liburing.io_uring_submit(self.ring)
         self.reap()
         while channel.reading.is_waiting() or channel.writing.is_waiting():

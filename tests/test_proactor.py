@@ -1,0 +1,668 @@
+"""The proactor library: the same tests for what is emulated over readiness and for io_uring."""
+
+import contextlib
+import gc
+import os
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from promises import ROOT
+
+sys.path.insert(0, str(ROOT / "proactor_based"))
+
+from proactor import SelectorProactor, create_proactor
+
+pytestmark = pytest.mark.timeout(30)
+
+BACKENDS = {
+    "selectors": create_proactor,
+    "select": lambda: SelectorProactor(selectors.SelectSelector()),
+    "io_uring": lambda: create_proactor("io_uring"),
+}
+MANY = bytes(range(256)) * 80_000  # more than the buffers of two sockets hold
+
+
+@pytest.fixture(params=BACKENDS)
+def proactor(request):
+    try:
+        proactor = BACKENDS[request.param]()
+    except (ImportError, OSError) as error:
+        pytest.skip(f"{request.param}: {error}")
+    with contextlib.closing(proactor):
+        yield proactor
+
+
+@pytest.fixture
+def pair():
+    """A function that makes a socket for the proactor, and its peer, which the test reads and writes."""
+    with contextlib.ExitStack() as stack:
+
+        def pair():
+            ours, peer = map(stack.enter_context, socket.socketpair())
+            peer.settimeout(10)
+            return ours, peer
+
+        yield pair
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+class Recorder:
+    """A handler that keeps what it is told, and may do something about it."""
+
+    def __init__(self, proactor, then=lambda *_: None):
+        self.proactor, self.then = proactor, then
+        self.reports = []
+
+    def __call__(self, sock, name, result):
+        self.reports.append((sock, name, result))
+        self.then(sock, name, result)
+
+    @property
+    def results(self):
+        return [result for _, _, result in self.reports]
+
+    def after(self, count):
+        """Have turns until there are so many reports; return them all."""
+        while len(self.reports) < count:
+            self.proactor.turn()
+        return self.reports
+
+    def nothing_more(self):
+        """Have turns for a moment in which nothing is to be reported."""
+        count = len(self.reports)
+        run_for(self.proactor, 0.05)
+        assert len(self.reports) == count
+
+
+def run_for(proactor, seconds):
+    """Run, and be cancelled from another thread."""
+    timer = threading.Timer(seconds, proactor.cancel)
+    timer.start()
+    proactor.run()
+    timer.join()
+
+
+def descriptors():
+    return len(os.listdir("/dev/fd"))
+
+
+# The operations
+
+
+def test_recv(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 3)
+    peer.send(b"hello")
+    assert seen.after(1) == [(ours, "recv", b"hel")]
+    seen.nothing_more()
+    proactor.recv(ours, 100)
+    assert seen.after(2)[1:] == [(ours, "recv", b"lo")]
+
+
+def test_recv_of_what_came_before_it_was_asked_for(proactor, pair):
+    ours, peer = pair()
+    peer.send(b"hello")
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    seen.nothing_more()
+    proactor.recv(ours, 100)
+    assert seen.after(1) == [(ours, "recv", b"hello")]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_accept(proactor, host):
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, 0), family=family)
+    except OSError as error:
+        pytest.skip(f"{host}: {error}")
+    seen = Recorder(proactor)
+    with listener, socket.socket(family) as client, socket.socket(family) as another:
+        proactor.register(listener, seen)
+        proactor.accept(listener)
+        for caller in (client, another):
+            caller.connect(listener.getsockname())
+            [(_, name, (sock, address))] = seen.after(1)
+            with sock:
+                assert (name, address) == ("accept", caller.getsockname())
+                assert not os.get_inheritable(sock.fileno())
+                sock.send(b"welcome")
+            assert caller.recv(100) == b"welcome"
+            seen.reports.clear()
+            proactor.accept(listener)
+        proactor.remove(listener)
+
+
+def test_send(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.send(ours, b"hel", memoryview(b"lo"), bytearray())
+    assert seen.after(1) == [(ours, "send", 5)]
+    assert peer.recv(100) == b"hello"
+
+
+def test_send_of_nothing(proactor, pair):
+    ours, _ = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.send(ours, b"")
+    assert seen.after(1) == [(ours, "send", 0)]
+
+
+def test_partial_sends(proactor, pair):
+    """The result tells how many bytes went out. Who sends the rest, from there on, sends all of it once."""
+    ours, peer = pair()
+    rest, received = memoryview(MANY), bytearray()
+
+    def send_the_rest(sock, name, count):
+        nonlocal rest
+        rest = rest[count:]
+        if rest:
+            proactor.send(ours, rest)
+
+    def read():
+        while len(received) < len(MANY):
+            received.extend(peer.recv(100_000))
+
+    seen = Recorder(proactor, send_the_rest)
+    proactor.register(ours, seen)
+    proactor.send(ours, rest)
+    seen.after(1)
+    assert 0 < seen.results[0] < len(MANY)
+    reader = threading.Thread(target=read)
+    reader.start()
+    while rest:
+        proactor.turn()
+    reader.join()
+    assert received == MANY
+    assert sum(seen.results) == len(MANY)
+
+
+def fill(proactor, sock, seen):
+    """Send until a send stays pending; return how many bytes have gone."""
+    while True:
+        count = len(seen.reports)
+        proactor.send(sock, MANY)
+        run_for(proactor, 0.05)
+        if len(seen.reports) == count:
+            return sum(seen.results)
+
+
+def test_a_send_waits_until_there_is_room(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    gone = fill(proactor, ours, seen)
+    seen.nothing_more()
+    count = len(seen.reports)
+    while gone:
+        gone -= len(peer.recv(gone))
+    [*_, (_, name, result)] = seen.after(count + 1)
+    assert (name, len(peer.recv(result, socket.MSG_WAITALL))) == ("send", result)
+
+
+def test_recv_while_a_send_is_pending(proactor, pair):
+    """The two directions do not wait for each other."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    fill(proactor, ours, seen)
+    proactor.recv(ours, 100)
+    peer.send(b"hello")
+    assert seen.after(len(seen.reports) + 1)[-1] == (ours, "recv", b"hello")
+
+
+def test_one_at_a_time_in_each_direction(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 1)
+    with pytest.raises(RuntimeError, match="recv is pending"):
+        proactor.recv(ours, 1)
+    # It is pending until it is reported, also if it is done.
+    proactor.send(ours, b"x")
+    with pytest.raises(RuntimeError, match="send is pending"):
+        proactor.send(ours, b"y")
+    seen.after(1)
+    proactor.send(ours, b"z")
+    seen.after(2)
+    assert peer.recv(100) == b"xz"
+
+
+# Ends
+
+
+def test_end_of_stream(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 100)
+    peer.send(b"bye")
+    peer.shutdown(socket.SHUT_WR)
+    seen.after(1)
+    for count in (2, 3):  # as often as one asks
+        proactor.recv(ours, 100)
+        seen.after(count)
+    assert seen.results == [b"bye", b"", b""]
+    proactor.send(ours, b"bye, bye")  # the other direction still works
+    seen.after(4)
+    assert peer.recv(100) == b"bye, bye"
+
+
+def test_reset(proactor, listener):
+    client = socket.create_connection(listener.getsockname())
+    ours, _ = listener.accept()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 100)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+    assert isinstance(seen.after(1)[0][2], ConnectionResetError)
+    proactor.send(ours, b"x")  # the error is a result like any other, also here
+    assert isinstance(seen.after(2)[1][2], BrokenPipeError)
+    proactor.remove(ours)
+    ours.close()
+
+
+# Who is called, when, and in which order
+
+
+def test_no_handler_is_called_from_inside_the_call_that_asks(proactor, pair):
+    ours, peer = pair()
+    peer.send(b"hello")
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.send(ours, b"hello")
+    proactor.recv(ours, 100)
+    assert seen.reports == []
+    assert sorted(name for _, name, _ in seen.after(2)) == ["recv", "send"]
+
+
+def test_sends_are_reported_in_the_order_in_which_they_were_asked_for(proactor, pair):
+    pairs = [pair() for _ in range(20)]
+    seen = Recorder(proactor)
+    for ours, _ in pairs:
+        proactor.register(ours, seen)
+    order = pairs[::2] + pairs[1::2]
+    for ours, _ in order:
+        proactor.send(ours, b"x")
+    seen.after(20)
+    assert [sock for sock, _, _ in seen.reports] == [ours for ours, _ in order]
+
+
+def test_all_that_is_done_is_reported_in_one_turn(proactor, pair):
+    pairs = [pair() for _ in range(20)]
+    seen = Recorder(proactor)
+    for ours, peer in pairs:
+        proactor.register(ours, seen)
+        proactor.recv(ours, 100)
+        peer.send(b"x")
+    proactor.turn()
+    assert seen.results == [b"x"] * 20
+
+
+def test_what_a_handler_asks_for_is_reported_in_a_later_turn(proactor, pair):
+    """So a client that floods has one recv a turn, and the others have theirs."""
+    ours, peer = pair()
+    seen = Recorder(proactor, lambda sock, name, result: proactor.send(sock, b"x"))
+    proactor.register(ours, seen)
+    proactor.send(ours, b"x")
+    for count in range(1, 10):
+        proactor.turn()
+        assert len(seen.reports) == count
+    assert peer.recv(100) == b"x" * 10 or proactor.turn() or peer.recv(100)
+
+
+def test_echo_does_not_touch_what_the_selector_watches(pair):
+    """Asking again from the handler is free: else each recv would cost a call of the system more."""
+    ours, peer = pair()
+    with contextlib.closing(create_proactor()) as proactor:
+        seen = Recorder(proactor, lambda sock, name, result: name == "recv" and echo(result))
+
+        def echo(data):
+            proactor.send(ours, data)
+            proactor.recv(ours, 100)
+
+        proactor.register(ours, seen)
+        proactor.recv(ours, 100)
+        calls = []
+        proactor.watch = lambda *arguments: calls.append(arguments)
+        for _ in range(10):
+            peer.send(b"hello")
+            seen.after(len(seen.reports) + 2)
+            assert peer.recv(100) == b"hello"
+        del proactor.watch
+        assert calls == []
+
+
+# Cancelling
+
+
+def test_cancel_while_operations_are_pending(proactor, pair):
+    """They stay pending: the next run() goes on with them."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    gone = fill(proactor, ours, seen)
+    proactor.recv(ours, 100)
+    run_for(proactor, 0.05)
+    seen.reports.clear()
+    peer.send(b"hello")
+    while gone:
+        gone -= len(peer.recv(gone))
+    run_for(proactor, 0.2)
+    assert sorted(name for _, name, _ in seen.reports) == ["recv", "send"]
+    assert b"hello" in seen.results
+
+
+def test_cancel_before_run_counts(proactor):
+    proactor.cancel()
+    proactor.run()
+    run_for(proactor, 0.05)  # once
+
+
+def test_cancel_in_a_handler_ends_after_the_turn(proactor, pair):
+    pairs = [pair() for _ in range(3)]
+    seen = Recorder(proactor, lambda *_: proactor.cancel())
+    for ours, _ in pairs:
+        proactor.register(ours, seen)
+        proactor.send(ours, b"x")
+    proactor.run()
+    assert seen.results == [1, 1, 1]
+
+
+def test_cancel_more_often_than_the_socket_holds(proactor):
+    for _ in range(100_000):
+        proactor.cancel()
+    proactor.run()
+    assert cpu_of(lambda: run_for(proactor, 0.2)) < 0.1
+
+
+def test_cancel_from_a_signal(proactor):
+    before = signal.signal(signal.SIGALRM, lambda *_: proactor.cancel())
+    wakeup = signal.set_wakeup_fd(proactor.waker.fileno(), warn_on_full_buffer=False)
+    try:
+        for seconds in (0.1, 0.00001, 0.00003, 0.0001, 0.0003):
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            proactor.run()
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGALRM, before)
+
+
+# Handlers that raise or remove
+
+
+def test_handler_that_raises(proactor, pair):
+    """turn() raises it, what else is done is reported in the next turn, and the socket stays registered."""
+    pairs = [pair() for _ in range(5)]
+    seen = Recorder(proactor, lambda sock, *_: 1 / (sock is not pairs[1][0]))
+    for ours, _ in pairs:
+        proactor.register(ours, seen)
+        proactor.send(ours, b"x")
+    with pytest.raises(ZeroDivisionError):
+        proactor.run()
+    assert len(seen.reports) == 2
+    proactor.turn()
+    assert [sock for sock, _, _ in seen.reports] == [ours for ours, _ in pairs]
+    seen.nothing_more()
+    proactor.recv(pairs[1][0], 100)
+    pairs[1][1].send(b"hello")
+    with pytest.raises(ZeroDivisionError):
+        proactor.run()
+    assert seen.results[-1] == b"hello"
+
+
+def test_handler_that_removes_itself(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor, lambda sock, *_: proactor.remove(sock))
+    proactor.register(ours, seen)
+    proactor.send(ours, b"x")
+    proactor.recv(ours, 100)
+    peer.send(b"y")
+    seen.after(1)
+    seen.nothing_more()
+    with pytest.raises(KeyError):
+        proactor.send(ours, b"x")
+    ours.setblocking(True)
+    ours.send(b"it is open")
+    assert peer.recv(100) == b"xit is open"
+
+
+def test_handler_that_removes_another_that_is_done(proactor, pair):
+    pairs = [pair() for _ in range(2)]
+
+    def remove_the_other(sock, *_):
+        [other] = [ours for ours, _ in pairs if ours is not sock]
+        proactor.remove(other)
+
+    seen = Recorder(proactor, remove_the_other)
+    for ours, peer in pairs:
+        proactor.register(ours, seen)
+        proactor.recv(ours, 100)
+        peer.send(b"x")
+    seen.after(1)
+    seen.nothing_more()
+
+
+def test_a_connection_that_is_accepted_for_nobody_is_closed(proactor):
+    """Of two that are accepted in the same turn, the handler of the first removes the second one's listener."""
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+
+        def remove_the_other(sock, *_):
+            proactor.remove(listeners[sock is listeners[0]])
+
+        seen = Recorder(proactor, remove_the_other)
+        clients = {}
+        for listener in listeners:
+            proactor.register(listener, seen)
+            proactor.accept(listener)
+            clients[listener] = stack.enter_context(socket.create_connection(listener.getsockname(), timeout=10))
+        [(listener, _, (sock, _))] = seen.after(1)
+        seen.nothing_more()
+        assert clients.pop(listener).getsockname() == sock.getpeername()
+        sock.close()
+        [client] = clients.values()
+        assert client.recv(100) == b""
+
+
+def test_remove_while_a_recv_is_pending(proactor, pair):
+    """What comes later is for the next who reads."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 100)
+    run_for(proactor, 0.05)
+    proactor.remove(ours)
+    peer.send(b"hello")
+    seen.nothing_more()
+    assert ours.recv(100) == b"hello"
+
+
+def test_register_again(proactor, pair):
+    ours, peer = pair()
+    seen, again = Recorder(proactor), Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.send(ours, b"x")
+    proactor.recv(ours, 100)
+    proactor.remove(ours)
+    proactor.register(ours, again)
+    proactor.recv(ours, 100)
+    peer.send(b"hello")
+    assert again.after(1) == [(ours, "recv", b"hello")]
+    assert seen.reports == []
+
+
+def test_the_next_socket_of_the_same_number(proactor, pair):
+    """Nothing that was asked of a socket that is closed happens to the one that gets its descriptor."""
+    seen = Recorder(proactor)
+    ours, _peer = pair()
+    number = ours.fileno()
+    proactor.register(ours, seen)
+    proactor.recv(ours, 100)
+    fill(proactor, ours, seen)
+    proactor.remove(ours)
+    ours.close()
+    seen.reports.clear()
+    new, peer = pair()
+    assert number in (new.fileno(), peer.fileno())
+    peer.send(b"hello")
+    new.send(b"hello")
+    gc.collect()
+    seen.nothing_more()
+    assert (new.recv(100), peer.recv(100)) == (b"hello", b"hello")
+
+
+def read_all(sock, kept):
+    """What can be read at once, and until the end if the other end is closed."""
+    sock.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while data := sock.recv(1 << 20):
+            kept += data
+    return kept
+
+
+def test_last_words(proactor, pair):
+    ours, peer = pair()
+    proactor.register(ours, Recorder(proactor))
+    proactor.recv(ours, 100)
+    proactor.remove(ours, b"bye")
+    assert peer.recv(100) == b"bye"
+
+
+def test_last_words_after_a_send_that_is_done_and_not_reported(proactor, pair):
+    """They begin with its bytes, of which those that went out are not sent again."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.send(ours, b"hello ")
+    proactor.remove(ours, b"hello bye")
+    ours.close()
+    assert read_all(peer, b"") == b"hello bye"
+
+
+def test_last_words_while_a_send_is_pending(proactor, pair):
+    """There is no room for them, or for some of them: what the peer gets has no gap and nothing twice."""
+    for room in (0, 100_000):
+        ours, peer = pair()
+        seen = Recorder(proactor)
+        proactor.register(ours, seen)
+        sent = MANY[: fill(proactor, ours, seen) % len(MANY)]
+        received = peer.recv(room, socket.MSG_WAITALL) if room else b""
+        proactor.remove(ours, MANY)
+        ours.close()
+        received = read_all(peer, received)
+        assert received[: len(sent)] == sent
+        assert MANY.startswith(received[len(sent) :])
+
+
+def test_last_words_to_who_has_gone(proactor, pair):
+    ours, peer = pair()
+    proactor.register(ours, Recorder(proactor))
+    peer.close()
+    proactor.remove(ours, b"bye")
+
+
+# What it costs
+
+
+def cpu_of(action):
+    """The seconds of CPU that something takes."""
+    before = time.process_time()
+    action()
+    return time.process_time() - before
+
+
+def test_idle_uses_no_cpu(proactor, pair, listener):
+    """With a recv and an accept that wait, a send that is stuck, bytes that nobody asks for, and one that has left."""
+    waiting, stuck, unread, left = pair(), pair(), pair(), pair()
+    seen = Recorder(proactor)
+    for sock in (waiting[0], stuck[0], unread[0], left[0], listener):
+        proactor.register(sock, seen)
+    proactor.accept(listener)
+    fill(proactor, stuck[0], seen)
+    for ours in (waiting[0], stuck[0], unread[0], left[0]):
+        proactor.recv(ours, 1)
+    unread[1].send(b"12345")
+    left[1].close()
+    seen.reports.clear()
+    seen.after(2)
+    assert cpu_of(lambda: run_for(proactor, 1)) < 0.1
+    assert len(seen.reports) == 2
+
+
+def test_no_descriptor_is_left(pair):
+    for name, create in BACKENDS.items():
+        before = descriptors()
+        try:
+            proactor = create()
+        except (ImportError, OSError):
+            continue
+        ours, peer = pair()
+        proactor.register(ours, Recorder(proactor))
+        proactor.recv(ours, 100)
+        proactor.close()
+        ours.close()
+        peer.close()
+        assert descriptors() == before, name
+
+
+def test_buffers_live_as_long_as_their_operations(proactor, pair):
+    """The kernel writes into them and reads from them, whoever else has forgotten them."""
+    pairs = [pair() for _ in range(50)]
+    seen = Recorder(proactor)
+    for number, (ours, _) in enumerate(pairs):
+        proactor.register(ours, seen)
+        proactor.recv(ours, 4096)
+        proactor.send(ours, bytes([number]) * 10_000)
+    gc.collect()
+    trash = [bytearray(4096) for _ in range(1000)]
+    seen.after(50)
+    for number, (_, peer) in enumerate(pairs):
+        assert peer.recv(10_000, socket.MSG_WAITALL) == bytes([number]) * 10_000
+        peer.send(bytes([number]) * 4096)
+    seen.after(100)
+    assert sorted(seen.results[50:]) == [bytes([number]) * 4096 for number in range(50)]
+    assert not any(map(any, trash))
+
+
+# Where io_uring cannot be had
+
+NO_PACKAGE = "raise ModuleNotFoundError(\"No module named 'liburing'\")"
+NO_KERNEL = """
+Ring = Cqe = object
+
+def io_uring_queue_init(*_):
+    raise PermissionError(1, "Operation not permitted")
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [(NO_PACKAGE, "No module named 'liburing'"), (NO_KERNEL, "[Errno 1] Operation not permitted")],
+    ids=["package", "kernel"],
+)
+def test_the_server_says_that_there_is_no_io_uring(module, reason, scratch):
+    (scratch / "liburing.py").write_text(module)
+    program = [sys.executable, str(ROOT / "proactor_based/server.py"), "0", "--backend", "io_uring"]
+    done = subprocess.run(
+        program, env={**os.environ, "PYTHONPATH": str(scratch)}, capture_output=True, text=True, timeout=20
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"server.py: cannot wait with io_uring: {reason}\n"
