@@ -329,16 +329,16 @@ class Server(Process):
         __tracebackhide__ = True
         if not NET_TCP.exists():
             pytest.skip("only Linux tells how much the system's buffers hold")
-        stuck.deaf, said = True, []
+        stuck.deaf, said = True, b""
         text, before = "x" * 4000, stuck.queued()
-        while sum(map(len, said)) - (stuck.queued() - before) < unsent:
-            for _ in range(40):
-                said.append(speaker.line(f"{len(said):04} {text}"))
-                speaker.send(said[-1].partition(b" says: ")[2])
-                listener.expect(said[-1])
-            if len(said) > 5000:
-                raise BrokenPromise("20 MB wait for a client that does not read, and nobody knows where")
-        return b"".join(said)
+        while len(said) - (stuck.queued() - before) < unsent:
+            texts = [f"{len(said) + number} {text}" for number in range(40)]
+            speaker.send("".join(f"{text}\n" for text in texts).encode())
+            listener.expect_lines(speaker, texts)
+            said += b"".join(map(speaker.line, texts))
+            if len(said) > 20 << 20:
+                raise BrokenPromise("20 MiB wait for a client that does not read, and nobody knows where")
+        return said
 
     def check_room(self):
         """Fail unless the room is open: a newcomer's words are heard by another one (among others')."""
@@ -402,9 +402,7 @@ class Peer:
 
     def queued(self):
         """How many bytes that the server has sent to this client wait in the system, on either side."""
-        ours, theirs = (
-            f":{int(name.rpartition(':')[2]):04X}" for name in (self.name, f":{self.server.port}")
-        )
+        ours, theirs = (f":{int(name.rpartition(':')[2]):04X}" for name in (self.name, f":{self.server.port}"))
         total = 0
         for line in NET_TCP.read_text().splitlines():
             _, local, remote, _, queues, *_ = line.split()

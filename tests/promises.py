@@ -8,8 +8,9 @@ exceptions of its own. With `needs="broadcast"` it runs only where that other pr
 To add a model, add a row to MODELS, and its exceptions, if it has any.
 """
 
-import importlib.util
+import functools
 import shlex
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,7 @@ PROMISES = {
     "telnet's commands are removed",
     "broadcast": "every other client gets `HOST:PORT says: TEXT`, exactly once, whole and in order; the "
     "sender does not",
-    "framing": "any cutting of the bytes gives the same messages; blank lines are none; the last one needs "
-    "no newline",
+    "framing": "any cutting of the bytes gives the same messages; blank lines are none; the last one needs no newline",
     "limits": "a message has at most 4096 bytes; a full room refuses newcomers; memory and CPU stay flat",
     "slow": "a client that does not read holds nobody up and is dropped; a slow one gets every byte or is "
     "cut off, never a gap",
@@ -59,6 +59,8 @@ UVLOOP = (
     "runpy.run_path('asyncio_based/server.py', run_name='__main__')"
 )
 
+IO_URING = "import sys; sys.path.insert(0, 'proactor_based'); from uring import UringProactor; UringProactor()"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -68,7 +70,7 @@ class Model:
     command: tuple = ()
     exceptions: dict = field(default_factory=dict, hash=False)
     foreign: bool = False  # a student's server: no log format, no arguments of ours
-    needs: str = ""  # a module without which it cannot run
+    needs: str = ""  # Python that must succeed where it is to run
     files: tuple = ("server.py",)  # all that it consists of
     churn: int = 2000  # clients that come and go, in a few seconds
     crowd: int = 1000  # clients that it must bear at once
@@ -89,14 +91,19 @@ class Model:
     @property
     def missing(self):
         """Why it cannot run here, or ""."""
-        if self.needs and importlib.util.find_spec(self.needs) is None:
-            return f"{self.needs} is not installed"
-        return ""
+        return _failure(self.needs) if self.needs else ""
 
 
-def _model(name, *, folder=None, command=None, **attributes):
+@functools.cache
+def _failure(code):
+    """How the code fails, or ""."""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    return result.stderr.strip().rpartition("\n")[2] if result.returncode else ""
+
+
+def _model(name, *, folder=None, command=None, options=(), **attributes):
     folder = folder or name
-    command = command or (sys.executable, f"{folder}/server.py")
+    command = command or (sys.executable, f"{folder}/server.py", *options)
     return Model(name, command, EXCEPTIONS.get(folder, {}), **attributes)
 
 
@@ -106,7 +113,11 @@ MODELS = [
     _model("select_based"),
     _model("poll_based"),
     _model("asyncio_based"),
-    _model("uvloop", folder="asyncio_based", command=(sys.executable, "-c", UVLOOP), needs="uvloop"),
+    _model("uvloop", folder="asyncio_based", command=(sys.executable, "-c", UVLOOP), needs="import uvloop"),
+    _model("process_per_client", crowd=300, churn=500),
+    _model("epoll_based"),
+    _model("proactor_based", files=("server.py", "proactor.py")),
+    _model("io_uring", folder="proactor_based", options=("--backend", "io_uring"), needs=IO_URING),
 ]
 
 

@@ -180,7 +180,7 @@ def test_reset_while_much_is_unsent(server):
     """A client that does not read what it is sent, and then resets, leaves nothing behind."""
     alice, bob = server.join(2)
     held = server.descriptors()
-    for _ in range(3):
+    for _ in range(2):
         (leaver,) = server.join(1, receive_buffer=4096)
         server.hold_up(leaver, alice, bob)
         leaver.reset()
