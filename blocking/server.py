@@ -41,6 +41,7 @@ class ChatServer:
     def __init__(self, listener):
         self.listener = listener
         self.clients = []  # one at the most
+        self.running = True
 
     def run(self):
         """Serve until stop() is called."""
@@ -60,8 +61,11 @@ class ChatServer:
     def stop(self, *_):
         """Have run() end at once. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        # A handler that returns does not end a blocking call (PEP 475).
-        raise KeyboardInterrupt
+        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not for a second signal
+        # that came together with the first.
+        if self.running:
+            self.running = False
+            raise KeyboardInterrupt
 
     def accept(self):
         """Let the next client in."""
