@@ -141,6 +141,7 @@ class ChatServer:
             if sock.fileno() >= limit - SPARE_DESCRIPTORS or not self.slots:
                 raise BlockingIOError("no descriptor or slot left")
             client.pipe, client.inbox = socket.socketpair()
+            client.pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)  # it must hold a turn of notices
             client.pid = os.fork()
         except OSError:  # fork() raises it when the system has no process left
             logging.info("%s refused: the room is full, %d online", client.name, len(self.clients))
@@ -168,7 +169,7 @@ class ChatServer:
                     self.record += NOTICE.pack(pid, start, length)
                     if self.spoke.pop(pid, None):
                         self.spoke[pid] = time.monotonic()
-                else:
+                elif not self.clients[pid].reason:  # who was dropped is awaited until its child has ended
                     self.awaited.discard(pid)
 
     def broadcast(self):
@@ -186,7 +187,7 @@ class ChatServer:
             self.patience, self.tick = PATIENCE, time.monotonic() + 1
 
     def drop(self, client, reason):
-        """Part with a client: its child finds its pipe closed, makes a last attempt to send what is unsent, and ends."""
+        """Part with a client: its child finds the pipe closed, makes a last attempt to send what is unsent, and ends."""
         client.reason = reason
         client.pipe.close()
         self.awaited.add(client.pid)
@@ -213,13 +214,13 @@ class ChatServer:
             while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
                 pid, status = ended
                 self.collect()  # its last words
-                client = self.clients.pop(pid)
+                client = self.clients.pop(pid, None)
+                if not client:  # a child of whoever became this program with exec, or an orphan, if this is process 1
+                    continue
                 status = os.waitstatus_to_exitcode(status)
-                if status < 0:
-                    reason = f"dropped: its process was killed by {signal.Signals(-status).name}"
-                else:
-                    reason = REASONS.get(status) or f"dropped: {os.strerror(status).lower()}"
-                logging.info("%s %s, %d online", client.name, client.reason or reason, len(self.clients))
+                why = signal.strsignal(-status) if status < 0 else os.strerror(status)
+                reason = client.reason or REASONS.get(status) or f"dropped: {why.lower()}"
+                logging.info("%s %s, %d online", client.name, reason, len(self.clients))
                 client.pipe.close()
                 self.leaving.append(client.slot)
                 self.awaited.discard(pid)
