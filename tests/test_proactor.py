@@ -318,14 +318,13 @@ def test_all_that_is_done_is_reported_in_one_turn(proactor, pair):
 
 def test_what_a_handler_asks_for_is_reported_in_a_later_turn(proactor, pair):
     """So a client that floods has one recv a turn, and the others have theirs."""
-    ours, peer = pair()
+    ours, _ = pair()
     seen = Recorder(proactor, lambda sock, name, result: proactor.send(sock, b"x"))
     proactor.register(ours, seen)
     proactor.send(ours, b"x")
     for count in range(1, 10):
         proactor.turn()
         assert len(seen.reports) == count
-    assert peer.recv(100) == b"x" * 10 or proactor.turn() or peer.recv(100)
 
 
 def test_echo_does_not_touch_what_the_selector_watches(pair):
