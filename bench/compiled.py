@@ -15,9 +15,7 @@ def compiled(name, *flags):
     compiler = shutil.which("cc")
     if not compiler:
         return None
-    target = (
-        Path(tempfile.gettempdir()) / f"chat-bench-{os.getuid()}-{source.stem}-{source.stat().st_mtime_ns}"
-    )
+    target = Path(tempfile.gettempdir()) / f"chat-bench-{os.getuid()}-{source.stem}-{source.stat().st_mtime_ns}"
     if not target.exists():
         half = f"{target}.{os.getpid()}"
         subprocess.run([compiler, "-O2", "-Wall", *flags, "-o", half, str(source)], check=True)

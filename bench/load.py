@@ -39,7 +39,8 @@ READ_SIZE = 64 * 1024  # bytes, of one client at a time
 NUMBER_BITS = 26
 KEY_SIZE = 8  # characters
 QUIET = 0.5  # seconds without a line after which talkers that wait send all the same
-JOIN_TIMEOUT = 30.0  # seconds until everybody must have heard a first line
+JOIN_TIMEOUT = 60.0  # seconds until everybody must have heard a first line
+FIRST_PROBE = 0.2  # seconds until the second one
 DRAIN_TIMEOUT = 2.0  # seconds without progress after which a line counts as lost
 LONGEST_WARM_UP = 0.3  # seconds, at most a quarter of what is measured
 PROBE = b"is everybody here? "
@@ -149,10 +150,11 @@ class Load:
             for index in everyone:
                 self.write(index, self.dialect.greeting % index)
             self.gather(set(everyone), lambda line: self.dialect.welcome in line, deadline)
-        waiting = everyone - {0}
+        waiting, patience = everyone - {0}, FIRST_PROBE
         while waiting and time.perf_counter() < deadline and self.sockets[0]:
             self.probe(0, b"hello")
-            self.gather(waiting, lambda line: PROBE in line, time.perf_counter() + 0.2)
+            self.gather(waiting, lambda line: PROBE in line, time.perf_counter() + patience)
+            patience *= 1.5  # who is slow in letting people in is not made faster by probes
         self.refused = len(self.sockets) - self.alive
         if not self.refused:
             for talker, word in ((0, b"go zero"), (1, b"go one")):
@@ -160,7 +162,7 @@ class Load:
                 waiting = everyone - {talker}
                 self.gather(waiting, lambda line, word=word: line.endswith(word), deadline)
             if waiting:
-                sys.exit("bench/load.py: the clients did not all hear each other within 30 seconds")
+                sys.exit(f"the clients did not all hear each other within {JOIN_TIMEOUT:.0f} seconds")
 
     def probe(self, talker, word):
         self.write(talker, self.dialect.prefix + PROBE + word + self.dialect.suffix)
@@ -234,9 +236,7 @@ class Load:
             known = self.dialect.head(sock.getsockname()[1])
             head.size, head.data = (-1, b"") if known is None else (len(known), known)
         self.sent = (ctypes.c_int64 * options.talkers)()
-        self.heard = (
-            ctypes.c_int64 * max(1, options.clients * options.talkers)
-        )()  # the number expected next
+        self.heard = (ctypes.c_int64 * max(1, options.clients * options.talkers))()  # the number expected next
 
     def text(self, sender, number):
         key = encode_key(sender, number)
@@ -469,9 +469,7 @@ def talk(load, meter):
         load.longest_pause = max(load.longest_pause, now - last_heard)
         if load.delivered != delivered:
             last_heard, delivered = now, load.delivered
-        elif now - last_heard > QUIET * (
-            1 + load.stalls
-        ):  # a line that was lost would silence its talker for good
+        elif now - last_heard > QUIET * (1 + load.stalls):  # a line that was lost would silence its talker for good
             load.stalls += 1
             allowed += 1
         if window is None and now >= opens:
@@ -530,9 +528,7 @@ def bits(load, meter):
     result = window.close()
     result.update(bits=count, load_cpu_share=own / wall)
     if meter:
-        result.update(
-            server_cpu_share=used / wall, server_cpu_seconds=used, cpu_us_per_bit=used / count * 1e6
-        )
+        result.update(server_cpu_share=used / wall, server_cpu_seconds=used, cpu_us_per_bit=used / count * 1e6)
     return result
 
 
@@ -620,8 +616,7 @@ def measure(options):
     library = None if options.without_c else compiled("hot.c", "-shared", "-fPIC")
     load = HotLoad(options, library) if library else Load(options)
     result = {
-        name: getattr(options, name)
-        for name in ("mode", "clients", "talkers", "size", "in_flight", "rate", "deaf")
+        name: getattr(options, name) for name in ("mode", "clients", "talkers", "size", "in_flight", "rate", "deaf")
     }
     result["inner_loop"] = "C" if library else "Python"
     if meter:
@@ -636,9 +631,7 @@ def measure(options):
         time.sleep(0.05)
         result["memory_joined"], (result["threads"], result["processes"]) = meter.memory(), meter.tasks()
         if load.sockets:
-            result["memory_per_client"] = (result["memory_joined"] - result["memory_at_start"]) / len(
-                load.sockets
-            )
+            result["memory_per_client"] = (result["memory_joined"] - result["memory_at_start"]) / len(load.sockets)
     load.prepare()
     gc.disable()
     result.update(MODES[options.mode](load, meter))

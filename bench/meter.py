@@ -25,9 +25,7 @@ class ServerMeter:
             if name.isdigit():
                 try:
                     with open(f"/proc/{name}/stat") as file:
-                        parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(
-                            int(name)
-                        )
+                        parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
                 except (OSError, ProcessLookupError):
                     pass
         family = [self.pid]
@@ -40,9 +38,7 @@ class ServerMeter:
         total = 0.0
         for pid in self.family():
             try:
-                total += time.clock_gettime(
-                    ~pid << 3 | 2
-                )  # the CPU clock of a process: see clock_getcpuclockid(3)
+                total += time.clock_gettime(~pid << 3 | 2)  # the CPU clock of a process: see clock_getcpuclockid(3)
                 with open(f"/proc/{pid}/stat") as file:
                     fields = file.read().rpartition(")")[2].split()
                 total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")

@@ -105,9 +105,7 @@ def style_axes(axes, title, x_label, y_label):
 
 def curve(axes, summaries, prefix, metric):
     ends = []
-    names = [
-        name for name in STYLES if any(name in summaries.get(f"{prefix}-{count}", {}) for count in GROWTH)
-    ]
+    names = [name for name in STYLES if any(name in summaries.get(f"{prefix}-{count}", {}) for count in GROWTH)]
     others = {name for count in GROWTH for name in summaries.get(f"{prefix}-{count}", {})} - set(names)
     for name in [*names, *sorted(others)]:
         points = []
@@ -120,9 +118,7 @@ def curve(axes, summaries, prefix, metric):
         colour, marker, dashes = STYLES.get(name, OTHER)
         xs, ys = [x for x, _ in points], [figure.median for _, figure in points]
         axes.plot(xs, ys, color=colour, marker=marker, linestyle=dashes, linewidth=1.6)
-        axes.vlines(
-            xs, [f.low for _, f in points], [f.high for _, f in points], color=colour, linewidth=1, alpha=0.6
-        )
+        axes.vlines(xs, [f.low for _, f in points], [f.high for _, f in points], color=colour, linewidth=1, alpha=0.6)
         ends.append((name, xs[-1], ys[-1]))
     return ends
 
@@ -157,15 +153,11 @@ def draw_growth(pyplot, summaries):
 def draw_dots(pyplot, summaries, scenario, metrics, title, shares=False):
     """One row for each server; a dot is the median of the rounds, the line through it the spread."""
     rows = [
-        (name, summary)
-        for name, summary in summaries.get(scenario, {}).items()
-        if metrics[0][0] in summary.figures
+        (name, summary) for name, summary in summaries.get(scenario, {}).items() if metrics[0][0] in summary.figures
     ]
     if not rows:
         return None
-    rows.sort(
-        key=lambda row: row[1].figures[metrics[0][0]].median, reverse=metrics[0][0].endswith("_per_second")
-    )
+    rows.sort(key=lambda row: row[1].figures[metrics[0][0]].median, reverse=metrics[0][0].endswith("_per_second"))
     figure, axes = pyplot.subplots(figsize=(8, 1.1 + 0.3 * len(rows)))
     axes.set_xscale("log")
     for place, (name, summary) in enumerate(rows):
@@ -229,9 +221,7 @@ def draw_all(result, path):
                 "100 clients, all talking",
                 shares=True,
             ),
-            "latency": lambda: draw_dots(
-                pyplot, summaries, "steady", latencies, "500 lines a second to 9 listeners"
-            ),
+            "latency": lambda: draw_dots(pyplot, summaries, "steady", latencies, "500 lines a second to 9 listeners"),
             "memory": lambda: draw_dots(
                 pyplot, summaries, "room-1000", [("memory_per_client", "o", "")], "1000 clients"
             ),

@@ -43,9 +43,7 @@ def machine(result):
         if about["kind"] != "model" and about["version"]
     }
     if others:
-        lines.append(
-            "Beside the models: " + "; ".join(f"{name} ({version})" for name, version in others.items()) + "."
-        )
+        lines.append("Beside the models: " + "; ".join(f"{name} ({version})" for name, version in others.items()) + ".")
     return "\n".join(lines)
 
 
@@ -67,9 +65,7 @@ def overview(result, summaries):
             summary = summaries.get(scenario, {}).get(server)
             row.append(cell(summary, metric, spread=False) if summary else "")
             if share:
-                row.append(
-                    f"{summary.shares[metric].median:.2f}" if summary and metric in summary.shares else ""
-                )
+                row.append(f"{summary.shares[metric].median:.2f}" if summary and metric in summary.shares else "")
         if any(row[1:]):
             rows.append(row)
     return markdown_table(header, rows)

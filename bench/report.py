@@ -50,17 +50,13 @@ def summarise(result):
     """{scenario: {server: Summary}}, in the order of the result."""
     grouped = {}
     for measurement in result["measurements"]:
-        grouped.setdefault(measurement["scenario"], {}).setdefault(measurement["server"], []).append(
-            measurement
-        )
+        grouped.setdefault(measurement["scenario"], {}).setdefault(measurement["server"], []).append(measurement)
     summaries = {}
     for scenario in result["scenarios"]:
         servers = grouped.get(scenario, {})
         limits = {m["round"]: m for m in servers.get(LIMIT, []) if m.get("measured")}
         summaries[scenario] = {
-            server: summary_of(scenario, servers[server], limits)
-            for server in result["servers"]
-            if server in servers
+            server: summary_of(scenario, servers[server], limits) for server in result["servers"] if server in servers
         }
     return summaries
 
@@ -73,11 +69,7 @@ def summary_of(scenario, measurements, limits):
         figure = figure_of([value_of(m, metric) for m in good])
         if figure:
             summary.figures[metric] = figure
-            pairs = [
-                (value_of(m, metric), value_of(limits[m["round"]], metric))
-                for m in good
-                if m["round"] in limits
-            ]
+            pairs = [(value_of(m, metric), value_of(limits[m["round"]], metric)) for m in good if m["round"] in limits]
             share = figure_of([share_of(metric, own, limit) for own, limit in pairs])
             if share:
                 summary.shares[metric] = share

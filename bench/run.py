@@ -106,6 +106,7 @@ def pick_cores(options):
 
 def measure(server, scenario, seconds, cores):
     """One server, started anew, under one load. Whatever goes wrong is a result too."""
+    seconds = max(seconds, scenario.at_least)
     try:
         with Running(server, cores[0]) as running:
             command = [
@@ -116,9 +117,7 @@ def measure(server, scenario, seconds, cores):
                 str(running.process.pid),
             ]
             command += ["--dialect", server.dialect, "--seconds", str(seconds), *scenario.arguments]
-            load = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-            )
+            load = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             os.sched_setaffinity(load.pid, cores[1])
             try:
                 out, err = load.communicate(timeout=seconds + LONGEST_LOAD)
@@ -165,9 +164,7 @@ def measure_all(console, options, steps, cores):
         try:
             for number, scenario, server in steps:
                 if time.monotonic() > until:
-                    console.print(
-                        f"this machine is busy or slow: {len(steps) - len(measurements)} were left out"
-                    )
+                    console.print(f"this machine is busy or slow: {len(steps) - len(measurements)} were left out")
                     break
                 progress.update(task, description=f"round {number + 1} {scenario.name:12} {server.name:18}")
                 if not console.is_terminal and said != (said := (number, scenario)):
@@ -175,9 +172,7 @@ def measure_all(console, options, steps, cores):
                 measured = absent.get(server.name) or measure(server, scenario, options.seconds, cores)
                 if measured.pop("absent", False):
                     absent[server.name] = measured
-                measurements.append(
-                    {"round": number, "scenario": scenario.name, "server": server.name, **measured}
-                )
+                measurements.append({"round": number, "scenario": scenario.name, "server": server.name, **measured})
                 progress.advance(task)
         except KeyboardInterrupt:
             console.print("interrupted: what follows is what was measured so far")
@@ -237,9 +232,7 @@ def main():
     path.parent.mkdir(exist_ok=True)
     save(result, path)
     plots = plot.draw_all(result, path)
-    console.print(
-        f"{time.monotonic() - started:.0f} s; {', '.join(os.path.relpath(made) for made in [path, *plots])}"
-    )
+    console.print(f"{time.monotonic() - started:.0f} s; {', '.join(os.path.relpath(made) for made in [path, *plots])}")
 
 
 if __name__ == "__main__":

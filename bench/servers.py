@@ -74,9 +74,7 @@ def other(name, *command, **more):
 
 
 def python_chat(name, **more):
-    return other(
-        name, sys.executable, str(BENCH / "others" / f"{name}_chat.py"), "{port}", needs=name, **more
-    )
+    return other(name, sys.executable, str(BENCH / "others" / f"{name}_chat.py"), "{port}", needs=name, **more)
 
 
 def known_servers():
@@ -143,9 +141,7 @@ def version_of(server):
     if server.kind == "limit":
         return first_line("cc", "--version")
     if server.needs:
-        return (
-            f"{server.needs} {importlib.metadata.version(server.needs)}, Python {platform.python_version()}"
-        )
+        return f"{server.needs} {importlib.metadata.version(server.needs)}, Python {platform.python_version()}"
     if server.command[0] == sys.executable:
         return f"Python {platform.python_version()}"
     if server.name in ("ncat", "ngircd"):

@@ -344,11 +344,8 @@ def test_figures_are_filled_in_and_checked(small_run, scratch):
 
 
 def test_the_figures_in_the_readmes_are_those_of_the_published_result():
-    import readmes
-
     published = BENCH / "results" / "published.json"
     if not published.exists():
-        assert not [path for path in ROOT.glob("[!.]*/README.md") if readmes.BLOCK.search(path.read_text())]
         pytest.skip("nothing is published yet")
     done = subprocess.run([sys.executable, str(BENCH / "plot.py"), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
