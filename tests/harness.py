@@ -303,9 +303,9 @@ class Server(Process):
             for peer in listeners:
                 if peer not in heard and peer.hears(said[-1], silence):
                     heard.add(peer)
-            if time.monotonic() > end:
-                missing = next(peer for peer in listeners if peer not in heard)
-                missing.fail(f"{missing.name} never heard {speaker.name}", said[-1])
+            missing = [peer for peer in listeners if peer not in heard]
+            if missing and (missing[0].ended or time.monotonic() > end):
+                missing[0].fail(f"{missing[0].name} never heard {speaker.name}", said[-1])
             pause *= 2
         for peer in listeners:
             if not peer.hears(said[-1], end):

@@ -48,9 +48,7 @@ def check_nothing_is_left(scratch):
 
 
 def test_nothing_is_left_behind(sub_pytest, scratch):
-    process = sub_pytest(
-        shlex.join([sys.executable, str(BASE)]) + " {port}", "-n2", "--promises=message,latency"
-    )
+    process = sub_pytest(shlex.join([sys.executable, str(BASE)]) + " {port}", "-n2", "--promises=message,latency")
     assert process.wait(within=60) == 0, process.log
     check_nothing_is_left(scratch)
 
@@ -81,6 +79,13 @@ def test_a_failure_says_what_was_promised_sent_and_heard(sub_pytest):
         "framing    not tested",
     ]:
         assert part in process.log
+
+
+def test_no_more_is_expected_than_of_a_like_one(sub_pytest):
+    command = shlex.join([sys.executable, "blocking/server.py"]) + " {port}"
+    process = sub_pytest(command, "-n0", "--promises=broadcast,fairness", "--like=blocking")
+    assert process.wait(within=60) == 0, process.log
+    assert "broadcast  kept" in process.log
 
 
 def test_a_server_that_ends_at_once(sub_pytest):

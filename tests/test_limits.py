@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import resource
+import sys
 import time
 
 import pytest
@@ -109,15 +110,16 @@ ENDLESS = {
 def test_endless_line(server, kind):
     """Hundreds of megabytes are offered, on one connection after the other: memory stays flat."""
     server.check_room()
-    before = server.memory()
+    before, cpu = server.memory(), server.cpu()
     for _ in range(20):
         speaker = server.connect()
         if any(not speaker.offer(ENDLESS[kind]) for _ in range(320)):  # 20 MiB
             speaker.reset()
         else:
             raise BrokenPromise(f"{speaker.name} sent 20 MiB, and is not disconnected")
-    grown = server.memory() - before
+    grown, used = server.memory() - before, server.cpu() - cpu
     assert grown < 20 * MIB, f"{grown / MIB:.1f} MiB more"
+    assert used < 3.0, f"{used:.1f} seconds of CPU"
     server.check_room()
 
 
@@ -239,6 +241,14 @@ def test_a_full_room_that_is_pushed_at(start):
             peer.reset()
     check_full_room(server, inside)
     server.check_descriptors(at_most=held + 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the addresses that stacks take")
+@pytest.mark.promise("limits.room")
+def test_out_of_threads(serve):
+    """Where no thread can be had the newcomer is refused, and the room goes on."""
+    server = serve("thread_per_client", shell='ulimit -v 1000000; exec "$@"')  # KiB, of which a stack takes 8192
+    check_full_room(server, fill(server, 150, at_least=20))
 
 
 def needs_descriptors(count):
