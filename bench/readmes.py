@@ -37,13 +37,13 @@ def machine(result):
         f"load on core {', '.join(map(str, result['load_cores']))}; medians of {result['rounds']} rounds of "
         f"{result['seconds']:g} s, in brackets the lowest and the highest."
     ]
-    others = {
-        name: about["version"]
+    others = [
+        about["version"] if about["version"].startswith(name) else f"{name} ({about['version']})"
         for name, about in result["servers"].items()
         if about["kind"] != "model" and about["version"]
-    }
+    ]
     if others:
-        lines.append("Beside the models: " + "; ".join(f"{name} ({version})" for name, version in others.items()) + ".")
+        lines.append(f"Beside the models: {', '.join(others)}.")
     return "\n".join(lines)
 
 

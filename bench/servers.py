@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import resource
 import shlex
 import shutil
@@ -137,21 +138,17 @@ def why_not(server):
 
 
 def version_of(server):
-    """Of the program that is measured: Python, a library, a daemon."""
-    if server.kind == "limit":
-        return first_line("cc", "--version")
+    """Of the program that is measured: Python, a library, a daemon, and for the limit its compiler."""
     if server.needs:
-        return f"{server.needs} {importlib.metadata.version(server.needs)}, Python {platform.python_version()}"
+        return f"{server.needs} {importlib.metadata.version(server.needs)}"
     if server.command[0] == sys.executable:
         return f"Python {platform.python_version()}"
-    if server.name in ("ncat", "ngircd"):
-        return first_line(server.command[0], "--version")
-    return ""
-
-
-def first_line(*command):
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=10)
-    return (done.stdout or done.stderr).strip().partition("\n")[0]
+    program = {"limit": "cc", "ncat": "ncat", "ngircd": "ngircd"}.get(server.name)
+    if not program:
+        return ""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=10)
+    found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    return f"{program} {found[0]}" if found else program
 
 
 def machine():
