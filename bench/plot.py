@@ -103,6 +103,11 @@ def style_axes(axes, title, x_label, y_label):
     axes.set_axisbelow(True)
 
 
+def drawable(summary, metric):
+    """Is there a figure, and one that has a place on a logarithmic scale?"""
+    return metric in summary.figures and summary.figures[metric].low > 0
+
+
 def curve(axes, summaries, prefix, metric):
     ends = []
     names = [name for name in STYLES if any(name in summaries.get(f"{prefix}-{count}", {}) for count in GROWTH)]
@@ -111,7 +116,7 @@ def curve(axes, summaries, prefix, metric):
         points = []
         for count in GROWTH:
             summary = summaries.get(f"{prefix}-{count}", {}).get(name)
-            if summary and metric in summary.figures:
+            if summary and drawable(summary, metric):
                 points.append((count, summary.figures[metric]))
         if not points:
             continue
@@ -162,8 +167,8 @@ def draw_dots(pyplot, summaries, scenario, metrics, title, shares=False):
     axes.set_xscale("log")
     for place, (name, summary) in enumerate(rows):
         for metric, marker, _ in metrics:
-            found = summary.figures.get(metric)
-            if found:
+            if drawable(summary, metric):
+                found = summary.figures[metric]
                 factor = TEXTS[metric][2]
                 colour = STYLES.get(name, OTHER)[0]
                 axes.hlines(place, found.low * factor, found.high * factor, color=colour, linewidth=1.2)
