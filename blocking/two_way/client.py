@@ -23,7 +23,7 @@ BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*")  # line
 
 
 def chat(sock):
-    """Send a line, wait for its answer, and so on; return whether the keyboard had ended at the end, or one quit."""
+    """Take turns until the server closes or one quits: return whether one did, or the keyboard had ended by then."""
     answers, ended = sock.makefile("rb"), False
     for line in os.fdopen(KEYBOARD, "rb"):
         if BLANK.fullmatch(line.decode(errors="replace")):

@@ -48,6 +48,7 @@ class ChatServer:
         self.listener = listener
         self.clients = []  # one at the most
         self.keyboard = os.fdopen(KEYBOARD, "rb")  # one for all clients: of a pipe it may read ahead
+        self.running = True
 
     def run(self):
         """Serve until stop() is called."""
@@ -67,8 +68,11 @@ class ChatServer:
     def stop(self, *_):
         """Have run() end at once. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        # A handler that returns does not end a blocking call (PEP 475).
-        raise KeyboardInterrupt
+        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not for a second signal
+        # that came together with the first.
+        if self.running:
+            self.running = False
+            raise KeyboardInterrupt
 
     def accept(self):
         """Let the next client in."""
