@@ -21,6 +21,7 @@ import socket
 import sys
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 LAST_CHANCE = 1  # seconds that what is unsent has to go out when a client is dropped
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
@@ -59,6 +60,8 @@ class ChatServer:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self.stop)
         loop.add_signal_handler(signal.SIGTERM, self.stop)
+        # What goes wrong in the loop itself, as when accept() finds no descriptor left, is a line in the log as well.
+        loop.set_exception_handler(lambda _, context: logging.error("%(message)s: %(exception)r", context))
         # The loop accepts up to `backlog` newcomers before accept() can refuse one: so one, and the kernel holds more.
         server = await asyncio.start_server(self.accept, sock=self.listener, limit=MAX_MESSAGE, backlog=1)
         self.listener.listen(BACKLOG)
@@ -95,6 +98,10 @@ class ChatServer:
         logging.info("%s joined, %d online", client.name, len(self.clients))
         while client in self.clients:
             await self.receive(client)
+            if len(self.record) > MAX_RECORD:
+                self.broadcast()
+            # read() does not wait while there is something to read: this gives the others their turn.
+            await asyncio.sleep(0)
 
     async def receive(self, client):
         """Read from a client once, and put the messages that are complete now on the record."""
@@ -121,8 +128,6 @@ class ChatServer:
         self.record += words
         if interrupt or not data:
             self.drop(client, "left")
-        # read() does not wait while there is something to read. This lets the others have their turn, and broadcast().
-        await asyncio.sleep(0)
 
     def broadcast(self):
         """Send everybody the record of this turn but for their own words, and start a new one."""

@@ -22,6 +22,7 @@ import threading
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
 SEND_TIMEOUT = 5  # seconds in which a client must have taken what it is sent, before it is dropped
 LAST_CHANCE = 1  # seconds that sending may take when the server stops
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
@@ -73,10 +74,11 @@ class ChatServer:
             self.listener.shutdown(socket.SHUT_RDWR)
         self.tasks.put(None)
         moderator.join(LAST_CHANCE)
-        for client in list(self.clients):
-            with contextlib.suppress(OSError):
-                client.sock.shutdown(socket.SHUT_RDWR)
-        moderator.join()
+        while moderator.is_alive():
+            for client in list(self.clients):
+                with contextlib.suppress(OSError):
+                    client.sock.shutdown(socket.SHUT_RDWR)
+            moderator.join(0.1)
         # A second signal changes nothing, not even when Python, to end, puts the default handlers back.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -91,7 +93,7 @@ class ChatServer:
         for task, *args in iter(self.tasks.get, None):
             task(*args)
             # Tell everybody what was said in the tasks that were waiting.
-            if self.tasks.empty():
+            if self.tasks.empty() or len(self.record) > MAX_RECORD:
                 self.broadcast()
         self.broadcast()
         for client in list(self.clients):
@@ -226,9 +228,9 @@ def main():
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT, 0))  # and this
         listener.bind(address)
         listener.listen(BACKLOG)
+        server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
-    server = ChatServer(listener)
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     server.run()
