@@ -69,8 +69,7 @@ CASES = {
 }
 # Where none is given, the text is what was sent.
 CASES = {
-    topic: [(line, line.decode() if text is None else text) for line, text in cases]
-    for topic, cases in CASES.items()
+    topic: [(line, line.decode() if text is None else text) for line, text in cases] for topic, cases in CASES.items()
 }
 
 BLANKS = [b"", b" ", b"\t \t", b"\r", b"\r\0", b"\0\0", b"\x1b\x07", b"\xff\xf1", b"\xff\xfd", b"\xff"]

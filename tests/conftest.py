@@ -50,7 +50,9 @@ def chosen(config, option, known):
 
 def pytest_configure(config):
     config.addinivalue_line(
-        "markers", "promise(name, instead=None): the promise of the contract that it holds"
+        "markers",
+        "promise(name, instead='', needs=''): the promise that it holds, for the models that keep it, or that do "
+        "something else instead; and that keep another promise, without which it cannot be tested",
     )
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
     config.stash[BROKEN] = set()

@@ -220,10 +220,12 @@ class Server(Process):
         if shell != 'exec "$@"':
             command = ["sh", "-c", shell, "sh", *command]
         super().__init__(reaper, command, log_path, **options)
-        if announce and (model.foreign or polled):
-            self._await_port()
-        elif announce:
-            self._await_announcement()
+        if announce:
+            try:
+                (self._await_port if model.foreign or polled else self._await_announcement)()
+            except BaseException:  # whoever wanted it never gets it, and so cannot end it
+                self.kill()
+                raise
 
     def _await_announcement(self):
         """Take the port from the first line of the log."""

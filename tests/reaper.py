@@ -18,9 +18,7 @@ class Reaper:
     """The writing end of the pipe, in the pytest process."""
 
     def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", __file__], stdin=subprocess.PIPE, start_new_session=True
-        )
+        self.process = subprocess.Popen([sys.executable, "-S", __file__], stdin=subprocess.PIPE, start_new_session=True)
 
     def _tell(self, line):
         self.process.stdin.write(line.encode() + b"\n")

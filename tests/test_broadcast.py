@@ -69,9 +69,7 @@ def check_everything_was_heard(peers, texts):
 @pytest.mark.promise("broadcast")
 def test_order_and_exactly_once_with_many_senders(server):
     peers = server.join(20)
-    check_everything_was_heard(
-        peers, {peer: [f"{number} of {peer.name}" for number in range(100)] for peer in peers}
-    )
+    check_everything_was_heard(peers, {peer: [f"{number} of {peer.name}" for number in range(100)] for peer in peers})
 
 
 @pytest.mark.promise("broadcast")

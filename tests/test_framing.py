@@ -57,9 +57,7 @@ def test_telnet_commands_cut_in_two(server):
     for line, text in CASES["telnet"] + CASES["unfinished telnet"]:
         speaker.send_parts([bytes([byte]) for byte in line + b"\n"], pause=0.003)
         if server.model.foreign:
-            assert oracle.collapse(listener.read_line().decode()) == oracle.collapse(
-                speaker.line(text).decode()
-            )
+            assert oracle.collapse(listener.read_line().decode()) == oracle.collapse(speaker.line(text).decode())
         else:
             listener.expect_line(speaker, text)
 
