@@ -52,8 +52,8 @@ class ChatServer:
 
     def run(self):
         """Serve until stop() is called."""
-        logging.info("listening on %s", name_of(self.listener.getsockname()))
         try:
+            logging.info("listening on %s", name_of(self.listener.getsockname()))
             while True:
                 # Wait for somebody to come, then for what it says and for an answer, until one has left.
                 self.accept()
@@ -185,9 +185,9 @@ def main():
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
         listener.bind(address)
         listener.listen(BACKLOG)
+        server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
-    server = ChatServer(listener)
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # reading the keyboard from the background fails, and stops nothing
