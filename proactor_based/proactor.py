@@ -11,22 +11,14 @@ import socket
 from selectors import EVENT_READ, EVENT_WRITE
 
 
-class Channel:
-    """A registered socket."""
-
-    def __init__(self, sock, handler):
-        self.sock = sock
-        self.handler = handler  # None once the socket is removed
-        self.reading = Operation(self)  # an accept or a recv
-        self.writing = Operation(self)  # a send
-        self.watched = 0  # the events of the socket that a selector watches
-
-
 class Operation:
     """An operation on a socket. Each socket has one for each direction, asked for again and again."""
 
-    def __init__(self, channel):
+    __slots__ = "argument", "channel", "done", "name", "result"
+
+    def __init__(self, channel, done):
         self.channel = channel
+        self.done = done  # the queue for when it is done
         self.name = None  # "accept", "recv" or "send" while it is pending: it was asked for and is not reported yet
         self.argument = None  # a recv's size, a send's bytes
         self.result = None  # None until it is done
@@ -36,12 +28,24 @@ class Operation:
         return self.name is not None and self.result is None
 
 
+class Channel:
+    """A registered socket."""
+
+    def __init__(self, sock, handler, received, sent):
+        self.sock = sock
+        self.handler = handler  # None once the socket is removed
+        self.reading = Operation(self, received)  # an accept or a recv
+        self.writing = Operation(self, sent)  # a send
+        self.watched = 0  # the events of the socket that a selector watches
+
+
 class Proactor:
-    """What every proactor has: the sockets and their handlers, and the queue of what is done."""
+    """What every proactor has: the sockets and their handlers, and the queues of what is done."""
 
     def __init__(self):
         self.channels = {}  # socket: channel
-        self.done = collections.deque()  # operations that are done and not reported yet
+        self.received = collections.deque()  # recvs and accepts that are done and not reported yet
+        self.sent = collections.deque()  # sends likewise
         self.cancelled = False
         # A proactor is woken by an operation like any other. For signals: signal.set_wakeup_fd(proactor.waker.fileno())
         self.wakeup, self.waker = socket.socketpair()
@@ -51,48 +55,44 @@ class Proactor:
 
     def register(self, sock, handler):
         """Have handler(sock, name, result) called for each operation on a socket that is done."""
-        self.channels[sock] = Channel(sock, handler)
+        self.channels[sock] = Channel(sock, handler, self.received, self.sent)
         self.prepare(sock)
 
     def accept(self, sock):
         """Ask for a connection. The result is the new socket and its address."""
-        self.ask(self.channels[sock].reading, "accept", None)
+        self.start(self.channels[sock].reading, "accept", None)
 
     def recv(self, sock, size):
         """Ask for bytes, at most so many. The result is the bytes; b"" is the end of the stream."""
-        self.ask(self.channels[sock].reading, "recv", size)
+        self.start(self.channels[sock].reading, "recv", size)
 
     def send(self, sock, *parts):
         """Ask for bytes to be sent, which must not change meanwhile. The result is how many were, perhaps not all."""
-        self.ask(self.channels[sock].writing, "send", parts)
-
-    def ask(self, operation, name, argument):
-        """Start an operation, unless the one before it in this direction is still pending."""
-        if operation.name:
-            raise RuntimeError(f"cannot {name}: {operation.name} is pending")
-        operation.name = name
-        operation.argument = argument
-        operation.result = None
-        self.start(operation)
+        self.start(self.channels[sock].writing, "send", parts)
 
     def run(self):
         """Wait for operations and report them, until cancel() is called."""
-        while not self.cancelled:
-            self.turn()
-        self.cancelled = False
+        while self.turn():
+            pass
 
     def turn(self):
-        """Wait until something is done, and report all that is done by then."""
+        """Wait until something is done, and report all that is done by then. Return whether cancel() was not called."""
         self.wait()
-        # What a handler asks for may be done before the handler returns. It is reported in the next turn all the same.
-        for _ in range(len(self.done)):
-            operation = self.done.popleft()
-            channel, name, operation.name = operation.channel, operation.name, None
-            if channel.handler:
-                channel.handler(channel.sock, name, operation.result)
+        # What is sent makes room for what is received: so it comes first.
+        for queue in self.sent, self.received:
+            # What a handler asks for may be done before the handler returns. Its turn is the next one all the same.
+            for _ in range(len(queue)):
+                if self.cancelled:
+                    break
+                operation = queue.popleft()
+                channel, name, operation.name = operation.channel, operation.name, None
+                if channel.handler:
+                    channel.handler(channel.sock, name, operation.result)
+        cancelled, self.cancelled = self.cancelled, False
+        return not cancelled
 
     def cancel(self):
-        """Have run() return after its turn. This is the one method for other threads and for signal handlers."""
+        """Have turn() and run() return before the next report. For handlers, other threads and signal handlers."""
         self.cancelled = True
         with contextlib.suppress(BlockingIOError):  # so many bytes are there already that it will wake
             self.waker.send(b"\0")
@@ -134,10 +134,13 @@ class SelectorProactor(Proactor):
         """Make a socket fit for its operations."""
         sock.setblocking(False)
 
-    def start(self, operation):
+    def start(self, operation, name, argument):
         """Start an operation. A send seldom has to wait, so that it is tried at once."""
+        if operation.name:
+            raise RuntimeError(f"cannot {name}: {operation.name} is pending")
+        operation.name, operation.argument, operation.result = name, argument, None
         channel = operation.channel
-        if operation.name == "send":
+        if name == "send":
             self.attempt(operation)
             if operation.result is None:
                 self.watch(channel, channel.watched | EVENT_WRITE)
@@ -158,16 +161,16 @@ class SelectorProactor(Proactor):
             return
         except OSError as error:
             operation.result = error
-        self.done.append(operation)
+        operation.done.append(operation)
 
     def wait(self):
         """Wait until something is done."""
-        for key, events in self.selector.select(0 if self.done else None):
+        for key, events in self.selector.select(0 if self.sent or self.received else None):
             channel = key.data
             for event, operation in (EVENT_WRITE, channel.writing), (EVENT_READ, channel.reading):
                 if events & event and operation.is_waiting():
                     self.attempt(operation)
-                elif events & event:
+                elif events & event and not operation.name:
                     # Nobody asks for this now, and the selector would report it for ever. It is not done earlier:
                     # most handlers ask for the next recv at once, and spare us two calls of the system.
                     self.watch(channel, channel.watched & ~event)

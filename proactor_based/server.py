@@ -18,6 +18,7 @@ import time
 from proactor import create_proactor
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
@@ -112,10 +113,12 @@ class ChatServer:
         # The end of the stream ends the last line as a newline does.
         stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
+        texts = filter(str.strip, clean(lines).split("\n"))
         words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
         self.spans[client] = len(self.record), len(self.record) + len(words)
         self.record += words
+        if len(self.record) > MAX_RECORD:
+            self.proactor.cancel()
         if interrupt or not data:
             return self.drop(client, "left")
         self.proactor.recv(client.sock, MAX_MESSAGE)
@@ -199,9 +202,9 @@ def main():
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
         listener.bind(address)
         listener.listen(BACKLOG)
+        server = ChatServer(listener, proactor)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
-    server = ChatServer(listener, proactor)
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     server.run()

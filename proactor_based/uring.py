@@ -19,7 +19,7 @@ class UringProactor(Proactor):
     def __init__(self):
         self.ring, self.entry = liburing.Ring(), liburing.Cqe()
         liburing.io_uring_queue_init(ENTRIES, self.ring)
-        # The package's own waits hold Python's global lock: no other thread could run, not even to call cancel().
+        # The package's own waits hold Python's global lock: no other thread would run, to call cancel() for instance.
         self.poller = select.poll()
         self.poller.register(self.ring.ring_fd, select.POLLIN)
         # The operation's id(): operation and buffer. The kernel reads and writes the buffer until it says that the
@@ -28,17 +28,20 @@ class UringProactor(Proactor):
         super().__init__()
 
     def prepare(self, sock):
-        """Make a socket fit for its operations: asked of a non-blocking one they would fail instead of waiting."""
+        """Make a socket fit for its operations: on a non-blocking one some may fail with EAGAIN instead of waiting."""
         sock.setblocking(True)
 
-    def start(self, operation):
+    def start(self, operation, name, argument):
         """Start an operation: the kernel will get it in wait(), with all the others."""
+        if operation.name:
+            raise RuntimeError(f"cannot {name}: {operation.name} is pending")
+        operation.name, operation.result = name, None
         fd = operation.channel.sock.fileno()
-        if operation.name == "send":
-            buffer = b"".join(operation.argument)
+        if name == "send":
+            buffer = b"".join(argument)
             self.submit(operation, liburing.io_uring_prep_send, fd, buffer, socket.MSG_NOSIGNAL)
-        elif operation.name == "recv":
-            buffer = bytearray(operation.argument)
+        elif name == "recv":
+            buffer = bytearray(argument)
             self.submit(operation, liburing.io_uring_prep_recv, fd, buffer)
         else:
             buffer = None
@@ -58,7 +61,7 @@ class UringProactor(Proactor):
         """Wait until something is done."""
         liburing.io_uring_submit(self.ring)
         self.reap()
-        while not self.done:
+        while not self.sent and not self.received:
             self.poller.poll()
             self.reap()
 
@@ -76,7 +79,7 @@ class UringProactor(Proactor):
                 liburing.io_uring_cqe_seen(self.ring, entry)
                 if operation:  # not a cancellation
                     operation.result = self.outcome(operation.name, result, buffer)
-                    self.done.append(operation)
+                    operation.done.append(operation)
 
     def outcome(self, name, result, buffer):
         """Return the kernel's result as the handler gets it."""

@@ -375,14 +375,33 @@ def test_cancel_before_run_counts(proactor):
     run_for(proactor, 0.05)  # once
 
 
-def test_cancel_in_a_handler_ends_after_the_turn(proactor, pair):
+def test_cancel_in_a_handler(proactor, pair):
+    """It is the last that is called; what else is done is reported by the next run()."""
     pairs = [pair() for _ in range(3)]
     seen = Recorder(proactor, lambda *_: proactor.cancel())
     for ours, _ in pairs:
         proactor.register(ours, seen)
         proactor.send(ours, b"x")
+    for count in (1, 2, 3):
+        proactor.run()
+        assert [sock for sock, _, _ in seen.reports] == [ours for ours, _ in pairs[:count]]
+    seen.nothing_more()
+
+
+def test_sends_are_reported_before_the_rest(proactor, pair):
+    """Also if that has been waiting longer: who floods keeps nobody from sending."""
+    pairs = [pair() for _ in range(3)]
+    seen = Recorder(proactor, lambda sock, name, _: proactor.cancel())
+    for ours, peer in pairs:
+        proactor.register(ours, seen)
+        proactor.recv(ours, 100)
+        peer.send(b"hello")
     proactor.run()
-    assert seen.results == [1, 1, 1]
+    for ours, _ in pairs:
+        proactor.send(ours, b"x")
+    for _ in range(5):
+        proactor.run()
+    assert [name for _, name, _ in seen.reports] == ["recv", "send", "send", "send", "recv", "recv"]
 
 
 def test_cancel_more_often_than_the_socket_holds(proactor):
