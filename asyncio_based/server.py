@@ -67,13 +67,14 @@ class ChatServer:
         self.listener.listen(BACKLOG)
         logging.info("listening on %s", name_of(self.listener.getsockname()))
         await self.stopping.wait()
-        server.close()
+        loop.remove_reader(self.listener)  # server.close() at this point would break connections on their way
         self.broadcast()
         # All other tasks are clients, or connections on their way to become one.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             for client in list(self.clients):
                 self.drop(client, "dropped: server stopping")
             await asyncio.wait(tasks)
+        server.close()
         logging.info("bye")
 
     def stop(self):
@@ -86,7 +87,7 @@ class ChatServer:
         with contextlib.suppress(AttributeError):  # uvloop has no such attribute
             writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
         writer.transport.set_write_buffer_limits(0)  # so that drain() waits until the transport has sent everything
-        if writer.get_extra_info("peername") is None:  # it is gone again (uvloop tells it only so)
+        if self.stopping.is_set() or writer.get_extra_info("peername") is None:  # None: it is gone (under uvloop)
             return writer.close()
         self.broadcast()  # what was said before it came is not for it
         client = Client(reader, writer)
