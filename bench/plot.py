@@ -108,22 +108,29 @@ def drawable(summary, metric):
     return metric in summary.figures and summary.figures[metric].low > 0
 
 
+def dot(axes, x, y, name, marker=None, hollow=False):
+    """Hollow where the load was the bottleneck: the server could do more."""
+    colour, own_marker, _ = STYLES.get(name, OTHER)
+    axes.plot([x], [y], color=colour, marker=marker or own_marker, linestyle="none", mfc="none" if hollow else colour)
+
+
 def curve(axes, summaries, prefix, metric):
     ends = []
     names = [name for name in STYLES if any(name in summaries.get(f"{prefix}-{count}", {}) for count in GROWTH)]
     others = {name for count in GROWTH for name in summaries.get(f"{prefix}-{count}", {})} - set(names)
     for name in [*names, *sorted(others)]:
-        points = []
-        for count in GROWTH:
-            summary = summaries.get(f"{prefix}-{count}", {}).get(name)
-            if summary and drawable(summary, metric):
-                points.append((count, summary.figures[metric]))
+        found = [(count, summaries.get(f"{prefix}-{count}", {}).get(name)) for count in GROWTH]
+        points = [
+            (x, summary.figures[metric], summary) for x, summary in found if summary and drawable(summary, metric)
+        ]
         if not points:
             continue
-        colour, marker, dashes = STYLES.get(name, OTHER)
-        xs, ys = [x for x, _ in points], [figure.median for _, figure in points]
-        axes.plot(xs, ys, color=colour, marker=marker, linestyle=dashes, linewidth=1.6)
-        axes.vlines(xs, [f.low for _, f in points], [f.high for _, f in points], color=colour, linewidth=1, alpha=0.6)
+        colour, _, dashes = STYLES.get(name, OTHER)
+        xs, ys = [x for x, *_ in points], [figure.median for _, figure, _ in points]
+        axes.plot(xs, ys, color=colour, linestyle=dashes, linewidth=1.6)
+        for x, figure, summary in points:
+            axes.vlines(x, figure.low, figure.high, color=colour, linewidth=1, alpha=0.6)
+            dot(axes, x, figure.median, name, hollow=summary.load_bound and metric.endswith("_per_second"))
         ends.append((name, xs[-1], ys[-1]))
     return ends
 
@@ -158,7 +165,7 @@ def draw_growth(pyplot, summaries):
 def draw_dots(pyplot, summaries, scenario, metrics, title, shares=False):
     """One row for each server; a dot is the median of the rounds, the line through it the spread."""
     rows = [
-        (name, summary) for name, summary in summaries.get(scenario, {}).items() if metrics[0][0] in summary.figures
+        (name, summary) for name, summary in summaries.get(scenario, {}).items() if drawable(summary, metrics[0][0])
     ]
     if not rows:
         return None
@@ -168,11 +175,11 @@ def draw_dots(pyplot, summaries, scenario, metrics, title, shares=False):
     for place, (name, summary) in enumerate(rows):
         for metric, marker, _ in metrics:
             if drawable(summary, metric):
-                found = summary.figures[metric]
-                factor = TEXTS[metric][2]
+                found, factor = summary.figures[metric], TEXTS[metric][2]
                 colour = STYLES.get(name, OTHER)[0]
                 axes.hlines(place, found.low * factor, found.high * factor, color=colour, linewidth=1.2)
-                axes.plot([found.median * factor], [place], color=colour, marker=marker, linestyle="none")
+                hollow = summary.load_bound and metric.endswith("_per_second")
+                dot(axes, found.median * factor, place, name, marker, hollow)
         share = summary.shares.get(metrics[0][0])
         if share and shares:
             axes.annotate(

@@ -66,9 +66,10 @@ def overview(result, summaries):
             row.append(cell(summary, metric, spread=False) if summary else "")
             if share:
                 row.append(f"{summary.shares[metric].median:.2f}" if summary and metric in summary.shares else "")
+        faults = [fault for servers in summaries.values() if server in servers for fault in servers[server].faults]
         if any(row[1:]):
-            rows.append(row)
-    return markdown_table(header, rows)
+            rows.append([*row, "; ".join(dict.fromkeys(faults))])
+    return markdown_table([*header, "faults"], rows)
 
 
 def model(summaries, server):

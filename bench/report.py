@@ -24,8 +24,10 @@ class Summary:
 
     figures: dict = field(default_factory=dict)  # metric: Figure
     shares: dict = field(default_factory=dict)  # metric: Figure, 1 is the limit, less is worse
-    notes: list = field(default_factory=list)
+    faults: list = field(default_factory=list)  # what was wrong, in words
+    notes: list = field(default_factory=list)  # that, and what else must be said
     measured: bool = False
+    load_bound: bool = False  # was it the load that could do no more, in most rounds?
 
 
 def figure_of(values):
@@ -73,12 +75,16 @@ def summary_of(scenario, measurements, limits):
             share = figure_of([share_of(metric, own, limit) for own, limit in pairs])
             if share:
                 summary.shares[metric] = share
-    summary.notes = list(notes_on(scenario, measurements, good))
+    summary.load_bound = sum(bool(m.get("load_is_bottleneck")) for m in good) * 2 > len(good)
+    summary.faults = list(faults_in(measurements, good))
+    summary.notes = [*summary.faults, *notes_on(scenario, measurements, good)]
+    if summary.load_bound:
+        summary.notes.append("the load was the bottleneck")
     return summary
 
 
-def notes_on(scenario, measurements, good):
-    """What must be said beside the figures: faults, deaths, who was the bottleneck."""
+def faults_in(measurements, good):
+    """What the server did wrong."""
     for fault in FAULTS:
         count = sum(m.get(fault) or 0 for m in good)
         if count:
@@ -86,6 +92,10 @@ def notes_on(scenario, measurements, good):
     died = sum(bool(m.get("died")) for m in measurements)
     if died:
         yield f"died in {died} of {len(measurements)} rounds"
+
+
+def notes_on(scenario, measurements, good):
+    """What else must be said beside the figures."""
     yield from sorted({m["error"] for m in measurements if m.get("error")})
     refused = [m["refused"] for m in measurements if m.get("refused")]
     if refused:
@@ -96,8 +106,6 @@ def notes_on(scenario, measurements, good):
     failed = sum(m.get("visits_failed") or 0 for m in good)
     if failed:
         yield f"{failed:,} visits failed"
-    if good and sum(bool(m.get("load_is_bottleneck")) for m in good) * 2 > len(good):
-        yield "the load was the bottleneck"
     if any("deaf_dropped" in m for m in good):
         dropped = sum(m["deaf_dropped"] for m in good)
         yield f"dropped the deaf one: {dropped} of {len(good)}"
@@ -122,7 +130,7 @@ def cell(summary, metric, spread=True):
     text = number(figure.median * factor, digits)
     if spread and digits and figure.low != figure.high:
         text += f" ({number(figure.low * factor, 2)}–{number(figure.high * factor, 2)})"
-    return text
+    return f"≥ {text}" if summary.load_bound and metric.endswith("_per_second") else text
 
 
 def columns_of(scenario):

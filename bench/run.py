@@ -13,6 +13,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,16 @@ import time
 from compiled import BENCH
 from report import summarise, table_of
 from scenarios import BY_NAME, SCENARIOS
-from servers import Running, from_command, known_servers, machine, raise_descriptor_limit, version_of, why_not
+from servers import (
+    Running,
+    end_what_is_left,
+    from_command,
+    known_servers,
+    machine,
+    raise_descriptor_limit,
+    version_of,
+    why_not,
+)
 
 try:
     import plot
@@ -79,6 +89,9 @@ def plan(options):
     known = known_servers()
     servers = choose(options.servers.split(",") if options.servers else known, known, "server")
     servers += [from_command(text) for text in options.server_cmd]
+    names = [server.name for server in servers]
+    if len(names) > len(set(names)):
+        sys.exit("bench/run.py: two servers have one name")
     missing = {server.name: why for server in servers if (why := why_not(server))}
     if options.servers and missing:
         sys.exit("bench/run.py: " + "; ".join(f"{name}: {why}" for name, why in missing.items()))
@@ -138,6 +151,8 @@ def measure(server, scenario, seconds, cores):
 
 def announce(console, options, servers, scenarios, steps, missing, cores):
     seconds = sum(scenario.lasts(options.seconds) for _, scenario, _ in steps)
+    if not shutil.which("cc"):
+        console.print("no C compiler: the load is ten times slower, and there is no limit to compare with")
     console.print(f"{len(servers)} servers: {', '.join(server.name for server in servers)}")
     for name, why in missing.items():
         console.print(f"  left out: {name} ({why})")
@@ -236,4 +251,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    finally:
+        end_what_is_left()

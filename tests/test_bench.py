@@ -1,5 +1,6 @@
 """The bench sees what is wrong: servers known to lose, to repeat, to reorder, to tear, to die."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -87,22 +88,29 @@ def bench_modules(monkeypatch):
 
 
 @pytest.fixture
-def faulty(scratch):
-    """Start a server with the given fault; returns its port and pid."""
+def running(reaper):
+    """Start a server as the bench does it."""
     import servers
 
-    script, started = scratch / "faulty.py", []
+    with contextlib.ExitStack() as stack:
+
+        def start(server):
+            started = stack.enter_context(servers.Running(server))
+            reaper.begin_group(started.process.pid)
+            stack.callback(reaper.end_group, started.process.pid)
+            return started
+
+        yield start
+
+
+@pytest.fixture
+def faulty(running, scratch):
+    """Start a server with the given fault, or with none."""
+    import servers
+
+    script = scratch / "faulty.py"
     script.write_text(FAULTY)
-
-    def start(fault=""):
-        server = servers.other("faulty", sys.executable, str(script), fault, "{port}")
-        running = servers.Running(server)
-        started.append(running)
-        return running.__enter__()
-
-    yield start
-    for running in started:
-        running.__exit__()
+    return lambda fault="": running(servers.other("faulty", sys.executable, str(script), fault, "{port}"))
 
 
 def load(running, *arguments):
@@ -211,15 +219,15 @@ def test_one_that_never_reads(faulty):
 
 
 @needs_c
-def test_the_limit_keeps_the_contract_that_is_measured():
+def test_the_limit_keeps_the_contract_that_is_measured(running):
     import servers
 
-    with servers.Running(servers.known_servers()["limit"]) as running:
-        result = load(running, "--clients", 20, "--in-flight", 16)
-        assert result["faultless"], result
-        result = load(running, "--clients", 5, "--in-flight", 50, "--size", 4000, "--deaf", 1, "--seconds", 1)
-        assert result["faultless"], result
-        assert result["deaf_dropped"] == 1
+    limit = running(servers.known_servers()["limit"])
+    result = load(limit, "--clients", 20, "--in-flight", 16)
+    assert result["faultless"], result
+    result = load(limit, "--clients", 5, "--in-flight", 50, "--size", 4000, "--deaf", 1, "--seconds", 1)
+    assert result["faultless"], result
+    assert result["deaf_dropped"] == 1
 
 
 @pytest.fixture(scope="module")
