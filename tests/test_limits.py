@@ -247,7 +247,8 @@ def test_a_full_room_that_is_pushed_at(start):
 @pytest.mark.promise("limits.room")
 def test_out_of_threads(serve):
     """Where no thread can be had the newcomer is refused, and the room goes on."""
-    server = serve("thread_per_client", shell='ulimit -v 1000000; exec "$@"')  # KiB, of which a stack takes 8192
+    one_arena = {"MALLOC_ARENA_MAX": "1"}  # so that what a thread takes is its stack, of 8192 KiB
+    server = serve("thread_per_client", shell='ulimit -v 1000000; exec "$@"', env=one_arena)
     check_full_room(server, fill(server, 150, at_least=20))
 
 

@@ -31,7 +31,8 @@ def check_prefix(peer, said):
     """What a client got must be the beginning of all that was said: there may be an end, but no gap."""
     heard = peer.read_to_end()
     if not said.startswith(heard):
-        position = next(place for place in range(len(heard)) if heard[place] != said[place : place + 1][0])
+        pairs = enumerate(zip(heard, said, strict=False))
+        position = next((place for place, (came, due) in pairs if came != due), len(said))
         raise BrokenPromise(
             f"after {position} bytes, {said[position : position + 50]!r} is missing for {peer.name}, "
             f"which got {heard[position : position + 50]!r}"

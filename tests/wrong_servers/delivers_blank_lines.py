@@ -5,7 +5,7 @@ from base import Chat, main
 
 class Wrong(Chat):
     def is_blank(self, text):
-        return False
+        return not text
 
 
 main(Wrong)
