@@ -28,7 +28,7 @@ SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused,
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
@@ -51,22 +51,26 @@ class ChatServer:
     def __init__(self, listener):
         self.listener = listener
         self.clients = set()
-        self.record = bytearray()  # all that was said in this turn of the loop
+        self.record = bytearray()  # all that was said in this turn
         self.spans = {}  # client: where in the record its own words start and end
-        self.stopping = asyncio.Event()
+        self.running = True
+        # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
+        self.wakeup, self.waker = socket.socketpair()
+        self.wakeup.setblocking(False)
+        self.waker.setblocking(False)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
 
     async def run(self):
         """Serve until stop() is called."""
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self.stop)
-        loop.add_signal_handler(signal.SIGTERM, self.stop)
         # What goes wrong in the loop itself, as when accept() finds no descriptor left, is a line in the log as well.
         loop.set_exception_handler(lambda _, context: logging.error("%(message)s: %(exception)r", context))
         # The loop accepts up to `backlog` newcomers before accept() can refuse one: so one, and the kernel holds more.
         server = await asyncio.start_server(self.accept, sock=self.listener, limit=MAX_MESSAGE, backlog=1)
         self.listener.listen(BACKLOG)
         logging.info("listening on %s", name_of(self.listener.getsockname()))
-        await self.stopping.wait()
+        while self.running:
+            await loop.sock_recv(self.wakeup, 1)
         loop.remove_reader(self.listener)  # server.close() at this point would break connections on their way
         self.broadcast()
         # All other tasks are clients, or connections on their way to become one.
@@ -77,17 +81,18 @@ class ChatServer:
         server.close()
         logging.info("bye")
 
-    def stop(self):
-        """Have run() end."""
+    def stop(self, *_):
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        self.stopping.set()
+        self.running = False
+        self.waker.send(b"\0")  # uvloop takes the signal's own byte for itself
 
     async def accept(self, reader, writer):
         """Let a newcomer in and read from it until it leaves, or tell it that the room is full."""
         with contextlib.suppress(AttributeError):  # uvloop has no such attribute
             writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
         writer.transport.set_write_buffer_limits(0)  # so that drain() waits until the transport has sent everything
-        if self.stopping.is_set() or writer.get_extra_info("peername") is None:  # None: it is gone (under uvloop)
+        if not self.running:
             return writer.close()
         self.broadcast()  # what was said before it came is not for it
         client = Client(reader, writer)
@@ -97,7 +102,7 @@ class ChatServer:
         if writer.get_extra_info("socket").fileno() >= limit - SPARE_DESCRIPTORS:
             return self.drop(client, "refused: the room is full", b"error: the room is full\n")
         logging.info("%s joined, %d online", client.name, len(self.clients))
-        while client in self.clients:
+        while client in self.clients and self.running:
             await self.receive(client)
             if len(self.record) > MAX_RECORD:
                 self.broadcast()
@@ -112,7 +117,7 @@ class ChatServer:
             if client in self.clients:
                 self.drop(client, f"dropped: {error.strerror or error}".lower())
             return
-        if client not in self.clients:  # dropped in the meantime
+        if client not in self.clients or not self.running:  # in the meantime
             return
         # Only the first line can be too long: the others came in this one recv.
         if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
@@ -163,7 +168,7 @@ class ChatServer:
         client.flushing = None
 
     def drop(self, client, reason, last=b""):
-        """Part with a client, after one last chance to send what is unsent and the bytes given."""
+        """Part with a client, after one last attempt to send what is unsent and the bytes given."""
         self.clients.remove(client)
         logging.info("%s %s, %d online", client.name, reason, len(self.clients))
         if not client.writer.is_closing():
@@ -178,13 +183,14 @@ def clean(lines):
     if IAC in lines:
         lines = TELNET.sub(rb"\1", lines)
     text = lines.decode(errors="replace")
+    # Most text is printable, which is quicker to find out than that there is nothing to remove.
     return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
 
 
 def name_of(address):
     """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host, number = (address or ("?", 0))[:2]  # of a connection that is reset already, some systems tell no address
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def port(text):
@@ -209,10 +215,13 @@ def main():
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
         listener.bind(address)
         listener.listen(BACKLOG)
+        listener.setblocking(False)
+        server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
-    listener.setblocking(False)
-    asyncio.run(ChatServer(listener).run())
+        sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
+    signal.signal(signal.SIGINT, server.stop)
+    signal.signal(signal.SIGTERM, server.stop)
+    asyncio.run(server.run())
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused,
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
@@ -50,7 +50,7 @@ class ChatServer:
     def __init__(self, listener):
         self.listener = listener
         self.clients = {}  # descriptor: client
-        self.record = bytearray()  # all that was said in this turn of the loop
+        self.record = bytearray()  # all that was said in this turn
         self.spans = {}  # client: where in the record its own words start and end
         self.running = True
         # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
@@ -65,7 +65,7 @@ class ChatServer:
         while self.running:
             # Wait until somebody can be read, or somebody with unsent bytes can be written to.
             readable, writable, _ = select.select([self.listener, self.wakeup, *self.clients], self.writers, [])
-            # Read each of them once, so that nobody keeps the others from their turn.
+            # Write to and read from each of them once, so that nobody keeps the others from their turn.
             for fd in writable:
                 self.send(self.clients[fd])
             for fd in readable:
@@ -85,7 +85,7 @@ class ChatServer:
         logging.info("bye")
 
     def stop(self, *_):
-        """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
         self.running = False
 
@@ -172,13 +172,14 @@ def clean(lines):
     if IAC in lines:
         lines = TELNET.sub(rb"\1", lines)
     text = lines.decode(errors="replace")
+    # Most text is printable, which is quicker to find out than that there is nothing to remove.
     return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
 
 
 def name_of(address):
     """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host, number = (address or ("?", 0))[:2]  # of a connection that is reset already, some systems tell no address
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def port(text):
@@ -206,7 +207,7 @@ def main():
         listener.setblocking(False)
         server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+        sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     server.run()

@@ -29,7 +29,7 @@ SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused,
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
 IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
@@ -42,8 +42,8 @@ class Client:
         self.sock = sock
         self.name = name_of(address)
         self.received = b""  # the start of a line whose end is still to come
-        self.turn = threading.Lock()  # held from when the client speaks until the others are told: it may not run ahead
-        self.failure = None  # why nothing can be sent to it any more
+        self.turn = threading.Lock()  # held from say() to broadcast(): its thread must not run ahead of the room
+        self.failure = None  # why it is to be dropped, once the moderator has failed to send to it
 
 
 class ChatServer:
@@ -79,7 +79,8 @@ class ChatServer:
                 with contextlib.suppress(OSError):
                     client.sock.shutdown(socket.SHUT_RDWR)
             moderator.join(0.1)
-        # A second signal changes nothing, not even when Python, to end, puts the default handlers back.
+        # A second signal changes nothing, not even when Python, to end, puts the default handlers back. (To block it,
+        # as the versions with one thread do, would leave it to the threads that still wait for their clients.)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         logging.info("bye")
@@ -89,7 +90,7 @@ class ChatServer:
         self.running = False
 
     def moderate(self):
-        """Do the tasks one by one. Only the thread that runs this touches the room and sends: nothing needs a lock."""
+        """Do the tasks one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
         for task, *args in iter(self.tasks.get, None):
             task(*args)
             # Tell everybody what was said in the tasks that were waiting.
@@ -183,7 +184,7 @@ class ChatServer:
                 client.sock.shutdown(socket.SHUT_RDWR)
 
     def drop(self, client, reason, last=b""):
-        """Part with a client, after one attempt to send the bytes given."""
+        """Part with a client, after one last attempt to send the bytes given."""
         self.clients.discard(client)
         logging.info("%s %s, %d online", client.name, client.failure or reason, len(self.clients))
         with contextlib.suppress(OSError):
@@ -196,13 +197,14 @@ def clean(lines):
     if IAC in lines:
         lines = TELNET.sub(rb"\1", lines)
     text = lines.decode(errors="replace")
+    # Most text is printable, which is quicker to find out than that there is nothing to remove.
     return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
 
 
 def name_of(address):
     """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host, number = (address or ("?", 0))[:2]  # of a connection that is reset already, some systems tell no address
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def port(text):
@@ -230,7 +232,7 @@ def main():
         listener.listen(BACKLOG)
         server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+        sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     server.run()
