@@ -32,7 +32,7 @@ import time
 from collections import Counter, defaultdict
 
 from compiled import compiled
-from meter import ServerMeter
+from meter import ServerMeter, machine_cpu
 
 HOST = "127.0.0.1"
 READ_SIZE = 64 * 1024  # bytes, of one client at a time
@@ -441,16 +441,18 @@ class Window:
 
     def now(self):
         cpu = self.meter.cpu() if self.meter else 0.0
-        return time.perf_counter(), cpu, time.process_time(), self.load.delivered, sum(self.load.sent)
+        counts = self.load.delivered, sum(self.load.sent)
+        return time.perf_counter(), cpu, time.process_time(), machine_cpu(), *counts
 
     def close(self):
-        wall, server, own, delivered, sent = (
+        wall, server, own, machine, delivered, sent = (
             after - before for before, after in zip(self.start, self.now(), strict=True)
         )
         result = {"seconds": wall, "delivered": delivered, "sent": sent, "lines_per_second": delivered / wall}
         result["load_cpu_share"] = own / wall
         if self.meter:
             result.update(server_cpu_share=server / wall, server_cpu_seconds=server)
+            result["others_cpu_share"] = max(0.0, (machine - server - own) / wall)  # 1 is one core
         return result
 
 

@@ -4,6 +4,15 @@ import contextlib
 import os
 import time
 
+TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
+
+
+def machine_cpu():
+    """Seconds for which the cores of this machine have been busy, all together."""
+    with open("/proc/stat") as file:
+        user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) * TICK
+
 
 class ServerMeter:
     def __init__(self, pid):
@@ -41,7 +50,7 @@ class ServerMeter:
                 total += time.clock_gettime(~pid << 3 | 2)  # the CPU clock of a process: see clock_getcpuclockid(3)
                 with open(f"/proc/{pid}/stat") as file:
                     fields = file.read().rpartition(")")[2].split()
-                total += (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+                total += (int(fields[13]) + int(fields[14])) * TICK
             except OSError:
                 pass
         return total

@@ -12,7 +12,7 @@ Each ends with <!-- /bench -->. METRIC: see TEXTS in scenarios.py.
 
 import re
 
-from report import cell, columns_of, number, summarise, table_of
+from report import cell, columns_of, number, summarise, table_of, used_by_others
 from scenarios import BY_NAME, CROWD, TEXTS
 from servers import ROOT
 
@@ -44,6 +44,8 @@ def machine(result):
     ]
     if others:
         lines.append(f"Beside the models: {', '.join(others)}.")
+    if warning := used_by_others(result):
+        lines.append(warning)
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from scenarios import BY_NAME, FAULTS, TEXTS
 
 LIMIT = "limit"
+QUIET = 0.1  # cores: a machine that is left alone uses less
 ENOUGH_FOR_MEMORY = 100  # clients: with fewer, what each takes is lost in the rest
 
 
@@ -46,6 +47,14 @@ def share_of(metric, own, limits):
     if not own or not limits:
         return None
     return own / limits if metric.endswith("_per_second") else limits / own
+
+
+def used_by_others(result):
+    """A warning, if other programs kept the machine busy meanwhile."""
+    figure = figure_of([m.get("others_cpu_share") for m in result["measurements"]])
+    if not figure or figure.median < QUIET:
+        return ""
+    return f"Other programs used {figure.median:.1f} cores meanwhile: these are the figures of a busy machine."
 
 
 def summarise(result):

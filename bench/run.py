@@ -20,7 +20,7 @@ import sys
 import time
 
 from compiled import BENCH
-from report import summarise, table_of
+from report import summarise, table_of, used_by_others
 from scenarios import BY_NAME, SCENARIOS
 from servers import (
     Running,
@@ -206,6 +206,8 @@ def show(console, result):
         if rows:
             console.print(table)
     console.print("Medians (lowest–highest round). Share of limit: against the C server in the same round.")
+    if warning := used_by_others(result):
+        console.print(warning)
 
 
 def save(result, path):
