@@ -3,7 +3,10 @@
     python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
-Still hurts: TODO
+Still hurts: what belongs together is torn apart. What happens next to a client is in no one place, but in whatever is
+called next; and a call that is late makes all others late. Have receive() sleep for everybody's sake, and talk:
+
+    sed 's/^        # Only the first line/        time.sleep(3)  &/' server.py > slow.py && python slow.py
 """
 
 import argparse
@@ -47,7 +50,7 @@ class ChatServer:
     def __init__(self, listener, proactor):
         self.listener = listener
         self.clients = {}  # descriptor: client
-        self.record = bytearray()  # all that was said in this turn of the loop
+        self.record = bytearray()  # all that was said in this turn
         self.spans = {}  # client: where in the record its own words start and end
         self.running = True
         # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
@@ -60,9 +63,9 @@ class ChatServer:
         """Serve until stop() is called."""
         logging.info("listening on %s", name_of(self.listener.getsockname()))
         while self.running:
-            # Wait until operations are done, and be called for each of them: accept() or complete().
+            # Wait until operations are done, and be called for each: accept() or complete().
             self.proactor.turn()
-            # Tell everybody what was said in this turn.
+            # Tell everybody what was said in this turn. Newcomers were not there for what came before them.
             self.broadcast()
         self.proactor.remove(self.listener)
         self.listener.close()
@@ -71,7 +74,7 @@ class ChatServer:
         logging.info("bye")
 
     def stop(self, *_):
-        """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
         self.running = False
         self.proactor.cancel()
@@ -91,7 +94,6 @@ class ChatServer:
             return self.drop(client, "refused: the room is full", b"error: the room is full\n")
         logging.info("%s joined, %d online", client.name, len(self.clients))
         self.proactor.recv(sock, MAX_MESSAGE)
-        # What was said in this turn until now was not said to it.
         self.spans[client] = 0, len(self.record)
 
     def complete(self, sock, operation, result):
