@@ -1,9 +1,13 @@
 """A chat server that waits in many processes: a child for each client, pipes, signals, and words in shared memory.
 
-    python server.py [PORT] [--host HOST] [--idle SECONDS]      9669, 127.0.0.1 and 300 by default; then, in others,
+    python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
-Still hurts: TODO
+Who says nothing for 300 seconds, or `--idle SECONDS`, is dropped; 0 is for never.
+
+Still hurts: who says nothing costs a process meanwhile. See in `free -m` what these take away, here and elsewhere:
+
+    python -c "from socket import *; a = [create_connection(('localhost', 9669)) for _ in range(1000)]; input()"
 """
 
 import argparse
@@ -39,7 +43,7 @@ LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are
 REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
 
 IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE; IAC WILL, WONT, DO, DONT and an option; the rest; IAC IAC, which is data
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
 UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
@@ -74,9 +78,13 @@ class ChatServer:
         self.left, self.leaving = [], []  # slots of those who left before the last turn was told, and of those since
         self.running = True
         # A file without a name, so that nothing stays behind; of its size only what is written to takes memory.
-        self.memory = open(os.memfd_create("chat"), "wb") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
-        self.memory.truncate((1 + MAX_CLIENTS) * SLOT)
-        self.farewell = NOTICE.pack(0, 0, os.pwrite(self.memory.fileno(), b"error: idle for %d seconds\n" % idle, 0))
+        if hasattr(os, "memfd_create"):
+            self.memory = os.memfd_create("chat")
+        else:
+            self.memory, path = tempfile.mkstemp()
+            os.unlink(path)
+        os.truncate(self.memory, (1 + MAX_CLIENTS) * SLOT)
+        self.farewell = NOTICE.pack(0, 0, os.pwrite(self.memory, b"error: idle for %d seconds\n" % idle, 0))
         # What the children tell: one pipe is enough for all, as what is as short as a notice is not torn (PIPE_BUF).
         self.notices, self.teller = os.pipe()
         os.set_blocking(self.notices, False)
@@ -115,7 +123,7 @@ class ChatServer:
         self.running = False
 
     def wait(self):
-        """Wait until a child tells something, a signal comes or a newcomer, and do what the first two ask for."""
+        """Wait for what children tell, signals and newcomers; see to the first two, and return what is ready."""
         due = min(next(iter(self.spoke.values()), math.inf) + self.idle, self.tick if self.awaited else math.inf)
         signal.setitimer(signal.ITIMER_REAL, max(due - time.monotonic(), 0.001) if due < math.inf else 0)
         ready = dict(self.poller.poll())
@@ -187,7 +195,7 @@ class ChatServer:
             self.patience, self.tick = PATIENCE, time.monotonic() + 1
 
     def drop(self, client, reason):
-        """Part with a client: its child finds the pipe closed, makes a last attempt to send what is unsent, and ends."""
+        """Part with a client: its child finds the pipe closed, tries once more to send what is unsent, and ends."""
         client.reason = reason
         client.pipe.close()
         self.awaited.add(client.pid)
@@ -239,8 +247,8 @@ class ChatServer:
         os.close(self.notices)
         client.sock.setblocking(False)
         self.pid = os.getpid()
-        self.words = mmap.mmap(self.memory.fileno(), 0, prot=mmap.PROT_READ)
-        self.slot = mmap.mmap(self.memory.fileno(), SLOT, offset=client.slot * SLOT)
+        self.words = mmap.mmap(self.memory, 0, prot=mmap.PROT_READ)
+        self.slot = mmap.mmap(self.memory, SLOT, offset=client.slot * SLOT)
         while True:
             poller = select.poll()
             poller.register(client.inbox, select.POLLIN)
@@ -330,13 +338,14 @@ def clean(lines):
     if IAC in lines:
         lines = TELNET.sub(rb"\1", lines)
     text = lines.decode(errors="replace")
+    # Most text is printable, which is quicker to find out than that there is nothing to remove.
     return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
 
 
 def name_of(address):
     """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
-    host, port = address[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host, number = (address or ("?", 0))[:2]  # of a connection that is reset already, some systems tell no address
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
 def port(text):
@@ -370,7 +379,7 @@ def main():
         listener.bind(address)
         listener.listen(BACKLOG)
     except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot listen on {args.host}:{args.port}: {error}")
+        sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
     listener.setblocking(False)
     server = ChatServer(listener, args.idle)
     signal.signal(signal.SIGINT, server.stop)

@@ -1,8 +1,8 @@
 """The process model's own: crashes, zombies, orphans, shared memory, idle users, a limit on children."""
 
+import contextlib
 import os
 import re
-import resource
 import signal
 import time
 from pathlib import Path
@@ -205,10 +205,8 @@ def test_children_end_when_the_parent_is_killed_in_a_flood(server):
     for peer in peers:
         peer.deaf = True
         peer.sock.settimeout(0.05)
-        try:
+        with contextlib.suppress(TimeoutError):
             peer.sock.sendall(b"flood\n" * 100_000)
-        except TimeoutError:
-            pass
     server.signal(signal.SIGKILL)
     server.popen.wait()
     assert wait_until(lambda: not server.processes())
@@ -279,7 +277,7 @@ def test_idle_with_much_unsent(serve):
 
 def test_a_child_that_hangs_when_its_client_is_dropped_as_idle(serve):
     server = serve(MODEL, "--idle", 1)
-    peer = server.connect()
+    server.connect()
     server.await_log("joined, 1 online$")
     children(server)[0].suspend()
     server.await_log("dropped: idle, 0 online$")
@@ -351,7 +349,6 @@ def test_the_limit_is_for_descriptors_too(serve):
     inside = int(re.findall(r"joined, (\d+) online", server.log)[-1])
     assert inside >= 20
     talk(*peers[:inside])
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= 40
 
 
 def test_children_of_somebody_else(serve):
