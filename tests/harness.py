@@ -130,7 +130,7 @@ class Process:
         """Meanwhile the program is stopped, so that what is done to it has all happened when it goes on."""
         self.signal_group(signal.SIGSTOP)
         try:
-            wait_until(lambda: all(p.status() == psutil.STATUS_STOPPED for p in self.processes()))
+            wait_until(lambda: not self._sum(lambda process: process.status() != psutil.STATUS_STOPPED))
             yield
         finally:
             self.signal_group(signal.SIGCONT)
@@ -177,6 +177,10 @@ class Process:
             self.signal_group(signal.SIGKILL)
         self.popen.wait()
         self._reaper.end_group(self.pid)
+        for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                if pipe:
+                    pipe.close()
         self._last_log = self.log  # the file may be removed now
 
 

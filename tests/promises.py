@@ -55,7 +55,7 @@ EXCEPTIONS = {
 }
 
 UVLOOP = (
-    "import asyncio, runpy, uvloop; asyncio.run = uvloop.run; "
+    "import asyncio.events, runpy, uvloop; asyncio.events.new_event_loop = uvloop.new_event_loop; "
     "runpy.run_path('asyncio_based/server.py', run_name='__main__')"
 )
 

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 from harness import LISTENING, free_port, wait_until
-from promises import ROOT
+from promises import ROOT, UVLOOP
 
 TIME = r"\d\d:\d\d:\d\d"
 BAD_PORTS = [
@@ -90,7 +90,7 @@ def test_9669_on_127_0_0_1_is_the_default(model, run):
                 return process
             return None
 
-        process = wait_until(listens, every=0.5)
+        process = wait_until(listens, within=5.0, every=0.5)
         if not process:
             pytest.skip("9669 is in use")
         assert process.log.endswith("listening on 127.0.0.1:9669\n")
@@ -185,3 +185,7 @@ def test_an_unknown_host(outcome, host):
     status, log = outcome("0", "--host", host)
     assert status == 1
     one_line(log, host, 0, "")
+
+
+def test_the_command_for_uvloop_is_the_one_that_its_page_gives():
+    assert f'python -c "{UVLOOP}" 9669' in (ROOT / "asyncio_based/README.md").read_text()
