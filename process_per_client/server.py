@@ -11,6 +11,7 @@ Still hurts: who says nothing costs a process meanwhile. See in `free -m` what t
 """
 
 import argparse
+import collections
 import contextlib
 import errno
 import logging
@@ -28,6 +29,7 @@ import tempfile
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
+MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 MAX_CLIENTS = 2000  # children, so that a flood of connections is no fork bomb
 MAX_WORDS = 1 << 18  # bytes that become of what is read at once: 2048 messages of one letter, each with a name
@@ -71,11 +73,12 @@ class ChatServer:
         self.idle = idle or math.inf
         self.clients = {}  # pid: client
         self.spoke = {}  # pid: when its client spoke last, for which it moves to the end: so they are sorted by time
-        self.record = bytearray()  # all that was said in this turn: notices of it
+        self.record = bytearray()  # all that was said in this turn: the notices of it
+        self.told = 0  # bytes of notices that everybody was sent so far
         self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
         self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
         self.slots = list(range(MAX_CLIENTS, 0, -1))  # numbers of the free ones; slot 0 is the parent's own
-        self.left, self.leaving = [], []  # slots of those who left before the last turn was told, and of those since
+        self.left = collections.deque()  # slots of those who left, and what `told` must be before they are free
         self.running = True
         # A file without a name, so that nothing stays behind; of its size only what is written to takes memory.
         if hasattr(os, "memfd_create"):
@@ -118,7 +121,7 @@ class ChatServer:
         logging.info("bye")
 
     def stop(self, *_):
-        """Have run() end after this turn. As a signal handler it gets arguments, which do not matter here."""
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
         self.running = False
 
@@ -184,10 +187,14 @@ class ChatServer:
         """Tell every child what was said in this turn, and start a new one; but all must have taken the last."""
         if self.awaited:
             return
-        self.slots += self.left
-        self.left, self.leaving = self.leaving, []
+        while self.left and self.left[0][1] <= self.told:
+            self.slots.append(self.left.popleft()[0])
         if self.record:
-            record, self.record = self.record + TAKEN, bytearray()
+            end = size = 0
+            while size <= MAX_RECORD and end < len(self.record):
+                size += NOTICE.unpack_from(self.record, end)[2]
+                end += NOTICE.size
+            record, self.record, self.told = self.record[:end] + TAKEN, self.record[end:], self.told + end
             for client in self.clients.values():
                 with contextlib.suppress(OSError):  # it has just ended, and SIGCHLD will tell
                     client.pipe.send(record)
@@ -230,7 +237,7 @@ class ChatServer:
                 reason = client.reason or REASONS.get(status) or f"dropped: {why.lower()}"
                 logging.info("%s %s, %d online", client.name, reason, len(self.clients))
                 client.pipe.close()
-                self.leaving.append(client.slot)
+                self.left.append((client.slot, self.told + len(self.record)))
                 self.awaited.discard(pid)
                 self.spoke.pop(pid, None)
 

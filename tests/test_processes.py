@@ -30,8 +30,9 @@ def child_of(server, peer):
     """The process that serves a client."""
     port = int(peer.name.rpartition(":")[2])
     for child in children(server):
-        if any(c.raddr and c.raddr.port == port for c in child.net_connections()):
-            return child
+        with contextlib.suppress(psutil.Error):  # another one that has just died
+            if any(c.raddr and c.raddr.port == port for c in child.net_connections()):
+                return child
     raise AssertionError(f"no child serves {peer.name}")
 
 
