@@ -22,6 +22,7 @@ from promises import ROOT
 WAITS = {
     "blocking": "by turns",
     "thread_per_client": "on both",
+    "process_per_client": "on both",
     "select_based": "on both",
     "poll_based": "on both",
     "epoll_based": "on both",

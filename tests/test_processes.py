@@ -4,12 +4,15 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from harness import wait_until
+from promises import MODELS, ROOT, Model
 
 MODEL = "process_per_client"
 PROC = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="/proc is Linux's")
@@ -325,8 +328,6 @@ def test_no_more_processes(serve):
 
 def test_as_many_children_as_max_clients(serve, scratch, run):
     """The limit itself is too high for a test, so this is the server with a lower one."""
-    from promises import MODELS, ROOT, Model
-
     text = (ROOT / MODEL / "server.py").read_text()
     assert text.count("\nMAX_CLIENTS = 2000") == 1
     program = scratch / "server.py"
@@ -359,3 +360,21 @@ def test_children_of_somebody_else(serve):
     time.sleep(0.5)
     talk(alice, bob)
     assert "Traceback" not in server.log
+
+
+# The client
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_keyboard_s_process_does_not_outlive_its_client(server, run, number):
+    """However the client ends: nothing typed later must go to a process that nobody sees."""
+    command = [sys.executable, str(ROOT / MODEL / "client.py"), server.host, str(server.port)]
+    process = run(command, stdin=subprocess.PIPE)
+    server.await_log("joined, 1 online$")
+    assert wait_until(lambda: len(process.processes()) == 2)
+    time.sleep(0.2)
+    process.signal(number)
+    assert process.wait() == -number
+    assert wait_until(lambda: not process.processes())
+    server.await_log("left, 0 online$")
+    process.popen.stdin.close()
