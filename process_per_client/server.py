@@ -385,10 +385,10 @@ def main():
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
         listener.bind(address)
         listener.listen(BACKLOG)
+        listener.setblocking(False)
+        server = ChatServer(listener, args.idle)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    listener.setblocking(False)
-    server = ChatServer(listener, args.idle)
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     signal.signal(signal.SIGALRM, lambda *_: None)  # without handlers they would not wake the parent
