@@ -74,7 +74,7 @@ class Model:
     files: tuple = ("server.py",)  # all that it consists of
     churn: int = 2000  # clients that come and go, in a few seconds
     crowd: int = 1000  # clients that it must bear at once
-    stuck: int = 20  # clients that do not read, with which the tests of its memory get done in time
+    stuck: int = 10  # clients that do not read, with which the tests of its memory get done in time
 
     def __str__(self):
         return self.name
