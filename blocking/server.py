@@ -9,6 +9,7 @@ answer comes. End the first with Ctrl-C, and there it is.
 
 import argparse
 import contextlib
+import errno
 import logging
 import re
 import signal
@@ -71,8 +72,9 @@ class ChatServer:
         """Let the next client in."""
         try:
             sock, address = self.listener.accept()
-        except OSError:  # it is gone, or no descriptor is left: this must not spin then
-            time.sleep(0.01)
+        except OSError as error:  # it is gone, or no descriptor is left
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.01)  # the loop must not spin
             return
         client = Client(sock, address)
         self.clients.append(client)

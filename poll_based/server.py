@@ -13,6 +13,7 @@ with `ulimit -n 5000` here and there.
 
 import argparse
 import contextlib
+import errno
 import logging
 import re
 import resource
@@ -97,8 +98,9 @@ class ChatServer:
         """Let a newcomer in, or tell it that the room is full."""
         try:
             sock, address = self.listener.accept()
-        except OSError:  # it is gone, or no descriptor is left in spite of the spare ones: this must not spin then
-            time.sleep(0.01)
+        except OSError as error:  # it is gone, or no descriptor is left in spite of the spare ones
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.01)  # the loop must not spin
             return
         sock.setblocking(False)
         client = self.clients[sock.fileno()] = Client(sock, address)

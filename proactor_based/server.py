@@ -10,6 +10,7 @@ called next; and a call that is late makes all others late. Have receive() sleep
 """
 
 import argparse
+import errno
 import logging
 import re
 import resource
@@ -83,7 +84,8 @@ class ChatServer:
         """Let a newcomer in, or tell it that the room is full."""
         self.proactor.accept(listener)
         if isinstance(result, OSError):  # it is gone, or no descriptor is left in spite of the spare ones
-            time.sleep(0.01)  # this must not spin then
+            if result.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.01)  # the loop must not spin
             return
         sock, address = result
         client = self.clients[sock.fileno()] = Client(sock, address)

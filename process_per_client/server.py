@@ -142,8 +142,9 @@ class ChatServer:
         """Give every newcomer a process of its own, or tell it that the room is full."""
         try:
             sock, address = self.listener.accept()
-        except OSError:  # it is gone, or no descriptor is left in spite of the spare ones: this must not spin then
-            time.sleep(0.01)
+        except OSError as error:  # it is gone, or no descriptor is left in spite of the spare ones
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.01)  # the loop must not spin
             return
         client = Client(sock, address)
         # A new descriptor is the lowest free number: a high one says that all below it are in use.

@@ -10,6 +10,7 @@ in a third: the first stands still until the log says `dropped: too slow`.
 
 import argparse
 import contextlib
+import errno
 import logging
 import queue
 import re
@@ -105,8 +106,9 @@ class ChatServer:
         while self.running:
             try:
                 sock, address = self.listener.accept()
-            except OSError:  # it is gone, or no descriptor is left in spite of the spare ones: this must not spin then
-                time.sleep(0.01)
+            except OSError as error:  # it is gone, or no descriptor is left in spite of the spare ones
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    time.sleep(0.01)  # the loop must not spin
                 continue
             client = Client(sock, address)
             # A new descriptor is the lowest free number: a high one says that all below it are in use.

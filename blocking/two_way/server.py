@@ -11,6 +11,7 @@ you have answered that. End the nc with Ctrl-C instead: nothing tells you that n
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -78,8 +79,9 @@ class ChatServer:
         """Let the next client in."""
         try:
             sock, address = self.listener.accept()
-        except OSError:  # it is gone, or no descriptor is left: this must not spin then
-            time.sleep(0.01)
+        except OSError as error:  # it is gone, or no descriptor is left
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                time.sleep(0.01)  # the loop must not spin
             return
         client = Client(sock, address)
         self.clients.append(client)
