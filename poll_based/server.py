@@ -68,7 +68,12 @@ class ChatServer:
         logging.info("listening on %s", name_of(self.listener.getsockname()))
         while self.running:
             # Wait until somebody can be read, or somebody with unsent bytes can be written to.
-            ready = dict(self.poller.poll())
+            try:
+                ready = dict(self.poller.poll())
+            except OSError:  # poll(2), EINVAL: more descriptors than the limit allows, as somebody has lowered it
+                last = next(reversed(self.clients.values()))
+                self.drop(last, "dropped: the room is full", b"error: the room is full\n")
+                continue
             # Write to and read from each of them once, so that nobody keeps the others from their turn.
             for fd, event in ready.items():
                 if fd in self.clients and event & select.POLLOUT:

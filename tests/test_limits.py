@@ -243,6 +243,45 @@ def test_a_full_room_that_is_pushed_at(start):
     server.check_descriptors(at_most=held + 2)
 
 
+def lower_limit(server, count):
+    """Take descriptors from a running server, as `prlimit --pid PID --nofile=COUNT` does."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.prlimit(server.popen.pid, resource.RLIMIT_NOFILE, (count, hard))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lower the limit of another process")
+@pytest.mark.promise("limits.lowered", needs="broadcast")
+def test_a_limit_lowered_below_what_is_in_use(server):
+    """Those inside go on, and somebody who waits outside does not make the server spin."""
+    if server.model.name == "uvloop":
+        pytest.skip("libuv, which accepts for it, spins then")
+    peers = server.join(30)
+    lower_limit(server, 12)
+    with contextlib.suppress(BrokenPromise):  # refused at once, if the server has a descriptor for that
+        server.connect()
+    speaker, *listeners = peers
+    speaker.send(b"still here\n")
+    for listener in listeners:
+        listener.expect_line(speaker, "still here")
+    server.check_idle()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lower the limit of another process")
+@pytest.mark.promise("limits.lowered", instead="shrinks")
+def test_a_limit_lowered_below_what_is_in_use_shrinks_the_room(server):
+    """Who came last must go, and the others go on."""
+    peers = server.join(30)
+    lower_limit(server, 12)
+    speaker, *listeners = peers
+    speaker.send(b"still here\n")
+    for listener in listeners[9:]:
+        listener.read_until(FULL)
+        listener.expect_closed()
+    for listener in listeners[:9]:
+        listener.expect_line(speaker, "still here")
+    server.check_idle()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the addresses that stacks take")
 @pytest.mark.promise("limits.room")
 def test_out_of_threads(serve):
