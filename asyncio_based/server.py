@@ -104,10 +104,6 @@ class ChatServer:
         logging.info("%s joined, %d online", client.name, len(self.clients))
         while client in self.clients and self.running:
             await self.receive(client)
-            if len(self.record) > MAX_RECORD:
-                self.broadcast()
-            # read() does not wait while there is something to read: this gives the others their turn.
-            await asyncio.sleep(0)
 
     async def receive(self, client):
         """Read from a client once, and put the messages that are complete now on the record."""
@@ -134,14 +130,22 @@ class ChatServer:
         self.record += words
         if interrupt or not data:
             self.drop(client, "left")
+        if len(self.record) > MAX_RECORD:
+            self.broadcast()
+        # There may be more, and then read() would not wait: this gives the others their turn.
+        if len(data) == MAX_MESSAGE:
+            await asyncio.sleep(0)
 
     def broadcast(self):
         """Send everybody the record of this turn but for their own words, and start a new one."""
         if self.record:
             record, self.record = memoryview(self.record), bytearray()
             for client in list(self.clients):
-                start, end = self.spans.get(client, (0, 0))
-                self.send(client, record[:start], record[end:])
+                if client in self.spans:
+                    start, end = self.spans[client]
+                    self.send(client, record[:start], record[end:])
+                else:
+                    self.send(client, record)
         self.spans.clear()
 
     def send(self, client, *parts):

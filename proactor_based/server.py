@@ -132,8 +132,11 @@ class ChatServer:
         if self.record:
             record, self.record = memoryview(self.record), bytearray()
             for client in list(self.clients.values()):
-                start, end = self.spans.get(client, (0, 0))
-                self.send(client, record[:start], record[end:])
+                if client in self.spans:
+                    start, end = self.spans[client]
+                    self.send(client, record[:start], record[end:])
+                else:
+                    self.send(client, record)
         self.spans.clear()
 
     def send(self, client, *parts):
