@@ -395,6 +395,7 @@ def main():
     signal.signal(signal.SIGALRM, lambda *_: None)  # without handlers they would not wake the parent
     signal.signal(signal.SIGCHLD, lambda *_: None)
     server.run()
+    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
 
 
 if __name__ == "__main__":

@@ -165,4 +165,4 @@ def check_works(server):
     peer.read_to_end()
     server.check_idle()
     server.signal(signal.SIGTERM)
-    server.wait()  # with a status that may tell that the log could not be written
+    assert server.wait() == 0 or server.model.foreign

@@ -241,6 +241,7 @@ def main():
     signal.signal(signal.SIGINT, server.stop)
     signal.signal(signal.SIGTERM, server.stop)
     server.run()
+    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
 
 
 if __name__ == "__main__":

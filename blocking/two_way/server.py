@@ -195,6 +195,7 @@ def main():
     signal.signal(signal.SIGTERM, server.stop)
     signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # reading the keyboard from the background fails, and stops nothing
     server.run()
+    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
 
 
 if __name__ == "__main__":
