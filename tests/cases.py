@@ -10,7 +10,6 @@ CASES = {
         (FAMILY.encode(), FAMILY),
         (b"a\tb", "a\tb"),
         (b"  indented  ", "  indented  "),
-        (b"quit", "quit"),
         (b"127.0.0.1:1 says: me", "127.0.0.1:1 says: me"),
         (b"%s %d {0} \\n", "%s %d {0} \\n"),
     ],

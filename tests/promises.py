@@ -54,6 +54,7 @@ EXCEPTIONS = {
     "select_based": {"limits.fd_setsize": "full"},  # about 1000 clients
     "poll_based": {"limits.lowered": "shrinks"},  # poll(2) takes no more descriptors than the limit is by now
 }
+EXCEPTIONS["two_way"] = EXCEPTIONS["blocking"] | {"message.quit": "ends"}  # its operator answers as blocking does
 
 UVLOOP = (
     "import asyncio.events, runpy, uvloop; asyncio.events.new_event_loop = uvloop.new_event_loop; "
@@ -110,6 +111,7 @@ def _model(name, *, folder=None, command=None, options=(), **attributes):
 
 MODELS = [
     _model("blocking"),
+    _model("two_way", command=(sys.executable, "tests/echo_operator.py", "blocking/two_way/server.py")),
     _model("thread_per_client", stuck=2),
     _model("select_based"),
     _model("poll_based"),

@@ -37,6 +37,13 @@ def test_cleaning(server, topic):
             listener.expect_line(speaker, text)
 
 
+@pytest.mark.promise("message.quit")
+def test_quit_is_a_message_like_any_other(server):
+    speaker, listener = server.pair()
+    speaker.send(b"quit\n")
+    listener.expect_line(speaker, "quit")
+
+
 @pytest.mark.promise("message")
 def test_each_character_alone(server):
     """Every control, every special character, and the first and last of what must stay."""

@@ -118,11 +118,19 @@ def test_the_file_alone_and_the_standard_library_suffice(model, run, scratch):
     """Copied to another directory, without any installed package."""
     if model.needs:
         pytest.skip("needs something else")
-    folder = (ROOT / model.command[1]).parent
+    folder = next((ROOT / word).parent for word in model.command if word.endswith("server.py"))
     for name in model.files:
         shutil.copy(folder / name, scratch)
     process = run([sys.executable, "-S", "server.py", "0"], cwd=scratch)
     process.await_log(r"listening on 127\.0\.0\.1:\d+$")
+
+
+def test_epoll_elsewhere(run):
+    """On a system without epoll it says so, in one line."""
+    without = "import runpy, select; del select.epoll; runpy.run_path('epoll_based/server.py', run_name='__main__')"
+    process = run([sys.executable, "-c", without], cwd=ROOT)
+    assert process.wait() == 1
+    assert re.fullmatch(r".*epoll.*poll_based/server\.py.*\n", process.log), process.log
 
 
 @pytest.mark.promise("start")
