@@ -251,6 +251,7 @@ def lower_limit(server, count):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lower the limit of another process")
 @pytest.mark.promise("limits.lowered", needs="broadcast")
+@pytest.mark.ours("more than the contract asks for")
 def test_a_limit_lowered_below_what_is_in_use(server):
     """Those inside go on, and somebody who waits outside does not make the server spin."""
     if server.model.name == "uvloop":
@@ -268,6 +269,7 @@ def test_a_limit_lowered_below_what_is_in_use(server):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can lower the limit of another process")
 @pytest.mark.promise("limits.lowered", instead="shrinks")
+@pytest.mark.ours("more than the contract asks for")
 def test_a_limit_lowered_below_what_is_in_use_shrinks_the_room(server):
     """Who came last must go, and the others go on."""
     peers = server.join(30)
