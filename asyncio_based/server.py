@@ -27,11 +27,12 @@ LAST_CHANCE = 1  # seconds that what is unsent has to go out when a client is dr
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
-IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
-UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # the control characters of ASCII
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # the other ones, and bidirectional characters
 
 
 class Client:
@@ -115,20 +116,25 @@ class ChatServer:
             return
         if client not in self.clients or not self.running:  # in the meantime
             return
+        stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
-        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+        if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
             error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
             return self.drop(client, "dropped: message too long", error)
-        # The end of the stream ends the last line as a newline does.
-        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        if not data:
+            stream += b"\n"  # the end of the stream ends the last line as a newline does
+        elif IAC in stream and INTERRUPT in stream:
+            stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = filter(str.strip, clean(lines).split("\n"))
-        words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
-        if not self.spans:
-            asyncio.get_running_loop().call_soon(self.broadcast)
-        self.spans[client] = len(self.record), len(self.record) + len(words)
-        self.record += words
-        if interrupt or not data:
+        texts = list(filter(str.strip, clean(lines).split("\n")))
+        if texts:
+            says = f"{client.name} says: "
+            words = (says + f"\n{says}".join(texts) + "\n").encode()
+            if not self.record:
+                asyncio.get_running_loop().call_soon(self.broadcast)
+            self.spans[client] = len(self.record), len(self.record) + len(words)
+            self.record += words
+        if not data:
             self.drop(client, "left")
         if len(self.record) > MAX_RECORD:
             self.broadcast()
@@ -139,25 +145,27 @@ class ChatServer:
     def broadcast(self):
         """Send everybody the record of this turn but for their own words, and start a new one."""
         if self.record:
-            record, self.record = memoryview(self.record), bytearray()
+            size = len(self.record)
+            # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
+            record, self.record = memoryview(self.record * 2), bytearray()
             for client in list(self.clients):
                 if client in self.spans:
                     start, end = self.spans[client]
-                    self.send(client, record[:start], record[end:])
+                    self.send(client, record[end : start + size])
                 else:
-                    self.send(client, record)
+                    self.send(client, record[:size])
         self.spans.clear()
 
-    def send(self, client, *parts):
-        """Send the parts, or keep them while the transport still has what the socket did not take before."""
+    def send(self, client, data):
+        """Send the data, or keep it while the transport still has what the socket did not take before."""
         if client.writer.is_closing():  # the connection is lost, and receive() is about to find out
             return
         waiting = client.writer.transport.get_write_buffer_size()
         if waiting or client.unsent:
-            client.unsent += b"".join(parts)
+            client.unsent += data
             client.flushing = client.flushing or asyncio.create_task(self.flush(client))
         else:
-            client.writer.write(b"".join(parts))
+            client.writer.write(bytes(data))
         if waiting + len(client.unsent) > MAX_UNSENT:
             self.drop(client, "dropped: too slow")
 
@@ -184,11 +192,9 @@ class ChatServer:
 
 def clean(lines):
     """Return lines of bytes as text that is safe to show on a terminal."""
-    if IAC in lines:
-        lines = TELNET.sub(rb"\1", lines)
-    text = lines.decode(errors="replace")
-    # Most text is printable, which is quicker to find out than that there is nothing to remove.
-    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
+    if not lines.isascii():
+        lines = UNSAFE.sub("", TELNET.sub(rb"\1", lines).decode(errors="replace")).encode()
+    return lines.translate(None, CONTROLS).decode()
 
 
 def name_of(address):

@@ -20,11 +20,12 @@ import time
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
-IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
-UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # the control characters of ASCII
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # the other ones, and bidirectional characters
 
 
 class Client:
@@ -86,17 +87,22 @@ class ChatServer:
             data = client.sock.recv(MAX_MESSAGE)
         except OSError as error:
             return self.drop(client, f"dropped: {error.strerror.lower()}")
+        stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
-        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+        if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
             error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
             return self.drop(client, "dropped: message too long", error)
-        # The end of the stream ends the last line as a newline does.
-        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        if not data:
+            stream += b"\n"  # the end of the stream ends the last line as a newline does
+        elif IAC in stream and INTERRUPT in stream:
+            stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = filter(str.strip, clean(lines).split("\n"))
-        words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
-        self.send(client, words)
-        if client in self.clients and (interrupt or not data):
+        texts = list(filter(str.strip, clean(lines).split("\n")))
+        if texts:
+            says = f"{client.name} says: "
+            words = (says + f"\n{says}".join(texts) + "\n").encode()
+            self.send(client, words)
+        if client in self.clients and not data:
             self.drop(client, "left")
 
     def send(self, client, data):
@@ -117,11 +123,9 @@ class ChatServer:
 
 def clean(lines):
     """Return lines of bytes as text that is safe to show on a terminal."""
-    if IAC in lines:
-        lines = TELNET.sub(rb"\1", lines)
-    text = lines.decode(errors="replace")
-    # Most text is printable, which is quicker to find out than that there is nothing to remove.
-    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
+    if not lines.isascii():
+        lines = UNSAFE.sub("", TELNET.sub(rb"\1", lines).decode(errors="replace")).encode()
+    return lines.translate(None, CONTROLS).decode()
 
 
 def name_of(address):

@@ -44,11 +44,12 @@ TAKEN = NOTICE.size * b"\0"  # the end of a turn
 LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are numbers of errors
 REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
 
-IAC, INTERRUPT = b"\xff", b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
+IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
-UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # control and bidirectional characters
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # the control characters of ASCII
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # the other ones, and bidirectional characters
 
 
 class Client:
@@ -280,20 +281,24 @@ class ChatServer:
             return
         except OSError as error:
             self.leave(client, error.errno)
+        stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
-        if len(client.received) + (data.find(b"\n") + 1 or len(data)) > MAX_MESSAGE:
+        if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
             self.leave(client, errno.EMSGSIZE, b"error: a message may be at most %d bytes\n" % MAX_MESSAGE)
-        # The end of the stream ends the last line as a newline does.
-        stream, interrupt, _ = (client.received + (data or b"\n")).partition(INTERRUPT)
+        if not data:
+            stream += b"\n"  # the end of the stream ends the last line as a newline does
+        elif IAC in stream and INTERRUPT in stream:
+            stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = filter(str.strip, clean(lines).split("\n"))
-        words = "".join([f"{client.name} says: {text}\n" for text in texts]).encode()
-        if words:
+        texts = list(filter(str.strip, clean(lines).split("\n")))
+        if texts:
+            says = f"{client.name} says: "
+            words = (says + f"\n{says}".join(texts) + "\n").encode()
             start = client.spoken % 2 * MAX_WORDS
             self.slot[start : start + len(words)] = words
             os.write(self.teller, NOTICE.pack(self.pid, client.slot * SLOT + start, len(words)))
             client.speaking, client.spoken = True, client.spoken + 1
-        if interrupt or not data:
+        if not data:
             self.leave(client, LEFT)
 
     def take(self, client):
@@ -315,22 +320,24 @@ class ChatServer:
         if words:
             self.send(client, b"".join(words))
 
-    def send(self, client, *parts):
-        """Send what is unsent and then the parts, as much as the socket takes now, and keep the rest."""
+    def send(self, client, data=b""):
+        """Send what is unsent and then the data, as much as the socket takes now, and keep the rest."""
         waiting = bool(client.unsent)
         if waiting:
-            client.unsent += b"".join(parts)
-            parts = [client.unsent]
+            client.unsent += data
+            data = client.unsent
         try:
-            sent = client.sock.sendmsg(parts)
+            sent = client.sock.send(data)
         except BlockingIOError:
             sent = 0
         except OSError as error:
             self.leave(client, error.errno)
         if waiting:
             del client.unsent[:sent]
-        elif sent < sum(map(len, parts)):
-            client.unsent += b"".join(parts)[sent:]
+        elif sent < len(data):
+            client.unsent += data[sent:]
+        else:
+            return  # as it is almost always
         if len(client.unsent) > MAX_UNSENT:
             self.leave(client, TOO_SLOW)
 
@@ -343,11 +350,9 @@ class ChatServer:
 
 def clean(lines):
     """Return lines of bytes as text that is safe to show on a terminal."""
-    if IAC in lines:
-        lines = TELNET.sub(rb"\1", lines)
-    text = lines.decode(errors="replace")
-    # Most text is printable, which is quicker to find out than that there is nothing to remove.
-    return text if text.replace("\n", "").isprintable() else UNSAFE.sub("", text)
+    if not lines.isascii():
+        lines = UNSAFE.sub("", TELNET.sub(rb"\1", lines).decode(errors="replace")).encode()
+    return lines.translate(None, CONTROLS).decode()
 
 
 def name_of(address):
