@@ -51,7 +51,7 @@ class ChatServer:
 
     def __init__(self, listener):
         self.listener = listener
-        self.clients = set()
+        self.clients = {}  # used as a set, but one in the order in which they joined
         self.record = bytearray()  # all that was said in this turn
         self.spans = {}  # client: where in the record its own words start and end
         self.running = True
@@ -97,7 +97,7 @@ class ChatServer:
             return writer.close()
         self.broadcast()  # what was said before it came is not for it
         client = Client(reader, writer)
-        self.clients.add(client)
+        self.clients[client] = None
         # A new descriptor is the lowest free number: a high one says that all below it are in use.
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         if writer.get_extra_info("socket").fileno() >= limit - SPARE_DESCRIPTORS:
@@ -130,14 +130,17 @@ class ChatServer:
         if texts:
             says = f"{client.name} says: "
             words = (says + f"\n{says}".join(texts) + "\n").encode()
+            # A client's own words must be one slice of the record.
+            if client in self.spans or len(self.record) > MAX_RECORD:
+                self.broadcast()
             if not self.record:
-                asyncio.get_running_loop().call_soon(self.broadcast)
+                # What arrives now is read in the loop's next round, and then wakes a task: it still is of this turn.
+                loop = asyncio.get_running_loop()
+                loop.call_soon(loop.call_soon, loop.call_soon, self.broadcast)
             self.spans[client] = len(self.record), len(self.record) + len(words)
             self.record += words
         if not data:
             self.drop(client, "left")
-        if len(self.record) > MAX_RECORD:
-            self.broadcast()
         # There may be more, and then read() would not wait: this gives the others their turn.
         if len(data) == MAX_MESSAGE:
             await asyncio.sleep(0)
@@ -181,7 +184,7 @@ class ChatServer:
 
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send what is unsent and the bytes given."""
-        self.clients.remove(client)
+        del self.clients[client]
         logging.info("%s %s, %d online", client.name, reason, len(self.clients))
         if not client.writer.is_closing():
             client.writer.write(client.unsent + last)

@@ -66,9 +66,9 @@ class Proactor:
         """Ask for bytes, at most so many. The result is the bytes; b"" is the end of the stream."""
         self.start(self.channels[sock].reading, "recv", size)
 
-    def send(self, sock, *parts):
+    def send(self, sock, data):
         """Ask for bytes to be sent, which must not change meanwhile. The result is how many were, perhaps not all."""
-        self.start(self.channels[sock].writing, "send", parts)
+        self.start(self.channels[sock].writing, "send", data)
 
     def run(self):
         """Wait for operations and report them, until cancel() is called."""
@@ -152,7 +152,7 @@ class SelectorProactor(Proactor):
         sock = operation.channel.sock
         try:
             if operation.name == "send":
-                operation.result = sock.sendmsg(operation.argument)
+                operation.result = sock.send(operation.argument)
             elif operation.name == "recv":
                 operation.result = sock.recv(operation.argument)
             else:

@@ -38,7 +38,7 @@ class UringProactor(Proactor):
         operation.name, operation.result = name, None
         fd = operation.channel.sock.fileno()
         if name == "send":
-            buffer = b"".join(argument)
+            buffer = bytes(argument)
             self.submit(operation, liburing.io_uring_prep_send, fd, buffer, socket.MSG_NOSIGNAL)
         elif name == "recv":
             buffer = bytearray(argument)

@@ -53,7 +53,7 @@ class ChatServer:
 
     def __init__(self, listener):
         self.listener = listener
-        self.clients = set()
+        self.clients = {}  # descriptor: client
         self.record = bytearray()  # all that was said in this turn
         self.spans = {}  # client: where in the record its own words start and end
         self.running = True
@@ -77,7 +77,7 @@ class ChatServer:
         self.tasks.put(None)
         moderator.join(LAST_CHANCE)
         while moderator.is_alive():
-            for client in list(self.clients):
+            for client in list(self.clients.values()):
                 with contextlib.suppress(OSError):
                     client.sock.shutdown(socket.SHUT_RDWR)
             moderator.join(0.1)
@@ -99,7 +99,7 @@ class ChatServer:
             if self.tasks.empty() or len(self.record) > MAX_RECORD:
                 self.broadcast()
         self.broadcast()
-        for client in list(self.clients):
+        for client in list(self.clients.values()):
             self.drop(client, "dropped: server stopping")
 
     def accept(self):
@@ -151,7 +151,7 @@ class ChatServer:
     def join(self, client):
         """Let a newcomer in; what was said before is not for it."""
         self.broadcast()
-        self.clients.add(client)
+        self.clients[client.sock.fileno()] = client
         logging.info("%s joined, %d online", client.name, len(self.clients))
 
     def say(self, client, words):
@@ -163,18 +163,18 @@ class ChatServer:
 
     def broadcast(self):
         """Send everybody the record of this turn but for their own words, and start a new one."""
+        for client in self.spans:
+            client.turn.release()
         if self.record:
             size = len(self.record)
             # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
             record, self.record = memoryview(self.record * 2), bytearray()
-            for client in self.clients:
+            for client in self.clients.values():
                 if client in self.spans:
                     start, end = self.spans[client]
                     self.send(client, record[end : start + size])
                 else:
                     self.send(client, record[:size])
-        for client in self.spans:
-            client.turn.release()
         self.spans.clear()
 
     def send(self, client, data):
@@ -197,7 +197,7 @@ class ChatServer:
 
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send the bytes given."""
-        self.clients.discard(client)
+        self.clients.pop(client.sock.fileno(), None)
         logging.info("%s %s, %d online", client.name, client.failure or reason, len(self.clients))
         with contextlib.suppress(OSError):
             client.sock.send(last, socket.MSG_DONTWAIT)
