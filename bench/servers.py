@@ -92,6 +92,14 @@ def known_servers():
         model("proactor_based"),
         model("asyncio_based"),
         python_chat("uvloop"),
+        other(
+            "bare",
+            sys.executable,
+            str(BENCH / "others" / "bare_chat.py"),
+            "{port}",
+            growth=False,
+            modes=("talk", "steady"),
+        ),
         python_chat("twisted", growth=False),
         python_chat("trio", growth=False),
         other(

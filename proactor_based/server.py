@@ -121,7 +121,7 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = list(filter(str.strip, clean(lines).split("\n")))
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
         if texts:
             says = f"{client.name} says: "
             words = (says + f"\n{says}".join(texts) + "\n").encode()
@@ -139,12 +139,13 @@ class ChatServer:
             size = len(self.record)
             # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
             record, self.record = memoryview(self.record * 2), bytearray()
+            everything = record[:size]
             for client in list(self.clients.values()):
                 if client in self.spans:
                     start, end = self.spans[client]
                     self.send(client, record[end : start + size])
                 else:
-                    self.send(client, record[:size])
+                    self.send(client, everything)
         self.spans.clear()
 
     def send(self, client, data):

@@ -290,7 +290,7 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = list(filter(str.strip, clean(lines).split("\n")))
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
         if texts:
             says = f"{client.name} says: "
             words = (says + f"\n{says}".join(texts) + "\n").encode()

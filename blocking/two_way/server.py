@@ -104,7 +104,7 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = filter(str.strip, clean(lines).split("\n"))
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
         for text in texts:
             self.answer(client, text)
             if client not in self.clients:
