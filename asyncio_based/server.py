@@ -114,6 +114,9 @@ class ChatServer:
             if client in self.clients:
                 self.drop(client, f"dropped: {error.strerror or error}".lower())
             return
+        # A client's own words must be one slice of the record.
+        if client in self.spans or len(self.record) > MAX_RECORD:
+            self.broadcast()
         if client not in self.clients or not self.running:  # in the meantime
             return
         stream = client.received + data
@@ -130,9 +133,6 @@ class ChatServer:
         if texts:
             says = f"{client.name} says: "
             words = (says + f"\n{says}".join(texts) + "\n").encode()
-            # A client's own words must be one slice of the record.
-            if client in self.spans or len(self.record) > MAX_RECORD:
-                self.broadcast()
             if not self.record:
                 # What arrives now is read in the loop's next round, and then wakes a task: it still is of this turn.
                 loop = asyncio.get_running_loop()
