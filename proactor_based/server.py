@@ -121,10 +121,9 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
-        if texts:
-            says = f"{client.name} says: "
-            words = (says + f"\n{says}".join(texts) + "\n").encode()
+        texts = clean(lines).split("\n")
+        words = "".join([f"{client.name} says: {text}\n" for text in texts if text.strip()]).encode()
+        if words:
             self.spans[client] = len(self.record), len(self.record) + len(words)
             self.record += words
         if len(self.record) > MAX_RECORD:
