@@ -4,7 +4,7 @@
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
 Still hurts: a coroutine that does not await holds up everybody; and a turn goes through a library, which takes
-about twice the CPU of poll. Start each of the two with `time python`, run this, and end it with Ctrl-C:
+up to twice the CPU of poll. Start each of the two with `time python`, run this, and end it with Ctrl-C:
 
     python -c "from socket import *; a, b = [create_connection(('localhost', 9669)) for _ in range(2)]; \
     [b.send(b'hi\\n') and a.recv(99) for _ in range(100000)]"
