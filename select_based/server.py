@@ -32,8 +32,8 @@ IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854)
 TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
     rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
 )
-CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # the control characters of ASCII
-UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # the other ones, and bidirectional characters
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
 
 
 class Client:
@@ -122,7 +122,7 @@ class ChatServer:
             return self.drop(client, "dropped: message too long", error)
         if not data:
             stream += b"\n"  # the end of the stream ends the last line as a newline does
-        elif IAC in stream and INTERRUPT in stream:
+        elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
         texts = clean(lines).split("\n")
