@@ -42,7 +42,7 @@ def main():
         size, record = len(record), memoryview(record * 2)
         for fd, sock in room.items() if size else ():
             start, end = spans.get(fd, (0, 0))
-            try:  # suppress() would cost more than all the rest of this  # noqa: SIM105
+            try:  # suppress() was seen to cost a fifth of the speed  # noqa: SIM105
                 sock.send(record[end : start + size])
             except OSError:
                 pass
