@@ -38,12 +38,13 @@ UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASC
 class Client:
     """One connection."""
 
-    def __init__(self, reader, writer):
-        self.reader, self.writer = reader, writer
-        self.name = name_of(writer.get_extra_info("peername"))
+    def __init__(self, sock, address, reader, writer):
+        self.sock = sock
+        self.name = name_of(address)
         self.received = b""  # the start of a line whose end is still to come
-        self.unsent = bytearray()  # bytes that wait until the transport has sent what it was given before
-        self.flushing = None  # the task that waits for this
+        self.unsent = bytearray()  # bytes that the socket would not take yet, and that the writer has not got yet
+        self.reader, self.writer = reader, writer
+        self.reading = self.flushing = None  # the tasks that wait for this client: always, and while bytes are unsent
 
 
 class ChatServer:
@@ -66,20 +67,16 @@ class ChatServer:
         loop = asyncio.get_running_loop()
         # What goes wrong in the loop itself, as when accept() finds no descriptor left, is a line in the log as well.
         loop.set_exception_handler(lambda _, context: logging.error("%(message)s: %(exception)r", context))
-        # The loop accepts up to `backlog` newcomers before accept() can refuse one: so one, and the kernel holds more.
-        server = await asyncio.start_server(self.accept, sock=self.listener, limit=MAX_MESSAGE, backlog=1)
-        self.listener.listen(BACKLOG)
         logging.info("listening on %s", name_of(self.listener.getsockname()))
+        accepting = asyncio.create_task(self.accept())
         while self.running:
             await loop.sock_recv(self.wakeup, 1)
-        loop.remove_reader(self.listener)  # server.close() at this point would break connections on their way
+        accepting.cancel()
         self.broadcast()
-        # All other tasks are clients, or connections on their way to become one.
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            for client in list(self.clients):
-                self.drop(client, "dropped: server stopping")
-            await asyncio.wait(tasks)
-        server.close()
+        for client in list(self.clients):
+            self.drop(client, "dropped: server stopping")
+        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        self.listener.close()
         logging.info("bye")
 
     def stop(self, *_):
@@ -88,21 +85,32 @@ class ChatServer:
         self.running = False
         self.waker.send(b"\0")  # uvloop takes the signal's own byte for itself
 
-    async def accept(self, reader, writer):
-        """Let a newcomer in and read from it until it leaves, or tell it that the room is full."""
-        with contextlib.suppress(AttributeError):  # uvloop has no such attribute
-            writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
-        writer.transport.set_write_buffer_limits(0)  # so that drain() waits until the transport has sent everything
-        if not self.running:
-            return writer.close()
-        self.broadcast()  # what was said before it came is not for it
-        client = Client(reader, writer)
-        self.clients[client] = None
-        # A new descriptor is the lowest free number: a high one says that all below it are in use.
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if writer.get_extra_info("socket").fileno() >= limit - SPARE_DESCRIPTORS:
-            return self.drop(client, "refused: the room is full", b"error: the room is full\n")
-        logging.info("%s joined, %d online", client.name, len(self.clients))
+    async def accept(self):
+        """Let newcomers in, one after the other, or tell them that the room is full."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                sock, address = await loop.sock_accept(self.listener)
+            except OSError:  # it is gone, or no descriptor is left in spite of the spare ones
+                await asyncio.sleep(0.01)  # the loop must not spin
+                continue
+            reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_MESSAGE)
+            with contextlib.suppress(AttributeError):  # uvloop has no such attribute
+                writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
+            writer.transport.set_write_buffer_limits(0)  # so that drain() waits until the transport has sent everything
+            self.broadcast()  # what was said before it came is not for it
+            client = Client(sock, address, reader, writer)
+            self.clients[client] = None
+            # A new descriptor is the lowest free number: a high one says that all below it are in use.
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if sock.fileno() >= limit - SPARE_DESCRIPTORS:
+                self.drop(client, "refused: the room is full", b"error: the room is full\n")
+                continue
+            logging.info("%s joined, %d online", client.name, len(self.clients))
+            client.reading = asyncio.create_task(self.attend(client))
+
+    async def attend(self, client):
+        """Read from a client until it leaves."""
         while client in self.clients and self.running:
             await self.receive(client)
 
@@ -160,22 +168,29 @@ class ChatServer:
         self.spans.clear()
 
     def send(self, client, data):
-        """Send the data, or keep it while the transport still has what the socket did not take before."""
-        if client.writer.is_closing():  # the connection is lost, and receive() is about to find out
-            return
-        waiting = client.writer.transport.get_write_buffer_size()
-        if waiting or client.unsent:
+        """Send the data, as much as the socket takes now, and keep the rest."""
+        if client.flushing:
             client.unsent += data
-            client.flushing = client.flushing or asyncio.create_task(self.flush(client))
         else:
-            client.writer.write(bytes(data))
-        if waiting + len(client.unsent) > MAX_UNSENT:
+            # The writer would do the same, only with more calls, for each client in each turn.
+            try:
+                sent = client.sock.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                if not client.writer.is_closing():  # as it is when the loop was told first: receive() is told next
+                    self.drop(client, f"dropped: {error.strerror.lower()}")
+                return
+            if sent == len(data):
+                return  # as it is almost always
+            client.unsent += data[sent:]
+            client.flushing = asyncio.create_task(self.flush(client))
+        if len(client.unsent) + client.writer.transport.get_write_buffer_size() > MAX_UNSENT:
             self.drop(client, "dropped: too slow")
 
     async def flush(self, client):
         """Send what is unsent as fast as the client reads: for drain() this task waits, and nobody else."""
         with contextlib.suppress(OSError):
-            await client.writer.drain()
             while client.unsent and client in self.clients:
                 client.writer.write(client.unsent)
                 client.unsent = bytearray()

@@ -254,8 +254,6 @@ def lower_limit(server, count):
 @pytest.mark.ours("more than the contract asks for")
 def test_a_limit_lowered_below_what_is_in_use(server):
     """Those inside go on, and somebody who waits outside does not make the server spin."""
-    if server.model.name == "uvloop":
-        pytest.skip("libuv, which accepts for it, spins then")
     peers = server.join(30)
     lower_limit(server, 12)
     with contextlib.suppress(BrokenPromise):  # refused at once, if the server has a descriptor for that
