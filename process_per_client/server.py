@@ -33,14 +33,14 @@ MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short line
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 MAX_CLIENTS = 2000  # children, so that a flood of connections is no fork bomb
 MAX_WORDS = 1 << 18  # bytes that become of what is read at once: 2048 messages of one letter, each with a name
-SLOT = 2 * MAX_WORDS  # bytes of shared memory for each client: while all take its last words, it may write the next
+MAX_TURN = 2 * (MAX_RECORD + MAX_WORDS)  # bytes of shared memory for what everybody is told, written down twice
 PATIENCE = 5  # seconds in which a child must have taken what was said, before it is killed
 LAST_CHANCE = 1  # seconds that the children have to end when the server stops
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
-NOTICE = struct.Struct("=iQI")  # what goes through the pipes: who spoke (a pid), where the words start, their length
-TAKEN = NOTICE.size * b"\0"  # the end of a turn
+NOTICE = struct.Struct("=iQI")  # what goes through the pipes: a pid, where in memory words start, their length
+IDLE = NOTICE.pack(0, 0, 0)  # what the parent tells instead, when a client has said nothing for too long
 LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are numbers of errors
 REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
 
@@ -60,9 +60,7 @@ class Client:
         self.name = name_of(address)
         self.received = b""  # the start of a line whose end is still to come
         self.unsent = bytearray()  # bytes that the socket would not take yet
-        self.notices = b""  # the start of a notice whose end is still to come
         self.speaking = False  # from when the client speaks until the others are told: it may not run ahead
-        self.spoken = 0  # how often that was
         self.reason = ""  # why the parent has parted with it
 
 
@@ -74,12 +72,13 @@ class ChatServer:
         self.idle = idle or math.inf
         self.clients = {}  # pid: client
         self.spoke = {}  # pid: when its client spoke last, for which it moves to the end: so they are sorted by time
-        self.record = bytearray()  # all that was said in this turn: the notices of it
-        self.told = 0  # bytes of notices that everybody was sent so far
+        self.said = collections.deque()  # (pid, words) that are not on the record yet
+        self.record = bytearray()  # all that was said in this turn
+        self.spans = {}  # pid: where in the record its client's own words start and end
         self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
         self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
-        self.slots = list(range(MAX_CLIENTS, 0, -1))  # numbers of the free ones; slot 0 is the parent's own
-        self.left = collections.deque()  # slots of those who left, and what `told` must be before they are free
+        # Where in memory the next clients may write: each has its own place, behind that of the turn.
+        self.slots = [MAX_TURN + number * MAX_WORDS for number in reversed(range(MAX_CLIENTS))]
         self.running = True
         # A file without a name, so that nothing stays behind; of its size only what is written to takes memory.
         if hasattr(os, "memfd_create"):
@@ -87,8 +86,7 @@ class ChatServer:
         else:
             self.memory, path = tempfile.mkstemp()
             os.unlink(path)
-        os.truncate(self.memory, (1 + MAX_CLIENTS) * SLOT)
-        self.farewell = NOTICE.pack(0, 0, os.pwrite(self.memory, b"error: idle for %d seconds\n" % idle, 0))
+        os.truncate(self.memory, MAX_TURN + MAX_CLIENTS * MAX_WORDS)
         # What the children tell: one pipe is enough for all, as what is as short as a notice is not torn (PIPE_BUF).
         self.notices, self.teller = os.pipe()
         os.set_blocking(self.notices, False)
@@ -101,7 +99,7 @@ class ChatServer:
         self.poller.register(self.wakeup, select.POLLIN)
         self.poller.register(self.notices, select.POLLIN)
 
-    # The parent: it knows where the words are, and never reads them.
+    # The parent: it collects what the children tell, and tells all of them in turns.
 
     def run(self):
         """Serve until stop() is called."""
@@ -154,7 +152,6 @@ class ChatServer:
             if sock.fileno() >= limit - SPARE_DESCRIPTORS or not self.slots:
                 raise BlockingIOError("no descriptor or slot left")
             client.pipe, client.inbox = socket.socketpair()
-            client.pipe.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)  # it must hold a turn of notices
             client.pid = os.fork()
         except OSError:  # fork() raises it when the system has no process left
             logging.info("%s refused: the room is full, %d online", client.name, len(self.clients))
@@ -179,7 +176,7 @@ class ChatServer:
         with contextlib.suppress(BlockingIOError):
             for pid, start, length in NOTICE.iter_unpack(os.read(self.notices, 1 << 16)):
                 if length:
-                    self.record += NOTICE.pack(pid, start, length)
+                    self.said.append((pid, os.pread(self.memory, length, start)))
                     if self.spoke.pop(pid, None):
                         self.spoke[pid] = time.monotonic()
                 elif not self.clients[pid].reason:  # who was dropped is awaited until its child has ended
@@ -189,19 +186,26 @@ class ChatServer:
         """Tell every child what was said in this turn, and start a new one; but all must have taken the last."""
         if self.awaited:
             return
-        while self.left and self.left[0][1] <= self.told:
-            self.slots.append(self.left.popleft()[0])
+        while self.said and len(self.record) <= MAX_RECORD:
+            pid, words = self.said.popleft()
+            self.spans[pid] = len(self.record), len(self.record) + len(words)
+            self.record += words
         if self.record:
-            end = size = 0
-            while size <= MAX_RECORD and end < len(self.record):
-                size += NOTICE.unpack_from(self.record, end)[2]
-                end += NOTICE.size
-            record, self.record, self.told = self.record[:end] + TAKEN, self.record[end:], self.told + end
-            for client in self.clients.values():
+            size = len(self.record)
+            # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
+            os.pwrite(self.memory, self.record * 2, 0)
+            self.record = bytearray()
+            everything = NOTICE.pack(0, 0, size)
+            for pid, client in self.clients.items():
+                notice = everything
+                if pid in self.spans:
+                    start, end = self.spans[pid]
+                    notice = NOTICE.pack(pid, end, start + size - end)
                 with contextlib.suppress(OSError):  # it has just ended, and SIGCHLD will tell
-                    client.pipe.send(record)
-                    self.awaited.add(client.pid)
+                    client.pipe.send(notice)
+                    self.awaited.add(pid)
             self.patience, self.tick = PATIENCE, time.monotonic() + 1
+        self.spans.clear()
 
     def drop(self, client, reason):
         """Part with a client: its child finds the pipe closed, tries once more to send what is unsent, and ends."""
@@ -216,7 +220,7 @@ class ChatServer:
         while self.spoke and self.spoke[pid := next(iter(self.spoke))] + self.idle <= now:
             del self.spoke[pid]
             with contextlib.suppress(OSError):
-                self.clients[pid].pipe.send(self.farewell)
+                self.clients[pid].pipe.send(IDLE)
             self.drop(self.clients[pid], "dropped: idle")
         # Counted in alarms: if everything was stopped for an hour (Ctrl-Z), that was one.
         if self.awaited and self.tick <= now:
@@ -239,7 +243,7 @@ class ChatServer:
                 reason = client.reason or REASONS.get(status) or f"dropped: {why.lower()}"
                 logging.info("%s %s, %d online", client.name, reason, len(self.clients))
                 client.pipe.close()
-                self.left.append((client.slot, self.told + len(self.record)))
+                self.slots.append(client.slot)
                 self.awaited.discard(pid)
                 self.spoke.pop(pid, None)
 
@@ -256,8 +260,8 @@ class ChatServer:
         os.close(self.notices)
         client.sock.setblocking(False)
         self.pid = os.getpid()
-        self.words = mmap.mmap(self.memory, 0, prot=mmap.PROT_READ)
-        self.slot = mmap.mmap(self.memory, SLOT, offset=client.slot * SLOT)
+        self.turn = memoryview(mmap.mmap(self.memory, MAX_TURN, prot=mmap.PROT_READ))
+        self.slot = mmap.mmap(self.memory, MAX_WORDS, offset=client.slot)
         while True:
             poller = select.poll()
             poller.register(client.inbox, select.POLLIN)
@@ -293,31 +297,24 @@ class ChatServer:
         texts = clean(lines).split("\n")
         words = "".join([f"{client.name} says: {text}\n" for text in texts if text.strip()]).encode()
         if words:
-            start = client.spoken % 2 * MAX_WORDS
-            self.slot[start : start + len(words)] = words
-            os.write(self.teller, NOTICE.pack(self.pid, client.slot * SLOT + start, len(words)))
-            client.speaking, client.spoken = True, client.spoken + 1
+            self.slot[: len(words)] = words
+            os.write(self.teller, NOTICE.pack(self.pid, client.slot, len(words)))
+            client.speaking = True
         if not data:
             self.leave(client, LEFT)
 
     def take(self, client):
         """Send a client what the others said, and tell the parent that it was taken."""
-        notices = client.inbox.recv(1 << 16)
-        if not notices:
+        notice = client.inbox.recv(NOTICE.size)
+        if not notice:
             self.leave(client, LEFT)
-        notices = client.notices + notices
-        end = len(notices) - len(notices) % NOTICE.size
-        client.notices = notices[end:]
-        words = []
-        for _, start, length in NOTICE.iter_unpack(notices[:end]):
-            if length == 0:
-                os.write(self.teller, NOTICE.pack(self.pid, 0, 0))
-            elif start // SLOT == client.slot:
-                client.speaking = False
-            else:
-                words.append(self.words[start : start + length])
-        if words:
-            self.send(client, b"".join(words))
+        if notice == IDLE:
+            self.leave(client, LEFT, b"error: idle for %d seconds\n" % self.idle)
+        spoken, start, length = NOTICE.unpack(notice)
+        if spoken:
+            client.speaking = False
+        self.send(client, self.turn[start : start + length])
+        os.write(self.teller, NOTICE.pack(self.pid, 0, 0))
 
     def send(self, client, data=b""):
         """Send what is unsent and then the data, as much as the socket takes now, and keep the rest."""
