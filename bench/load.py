@@ -364,6 +364,7 @@ class HotLoad(Load):
         self.hot_delivered = ctypes.c_int64.in_dll(self.hot, "delivered")
         self.oddities = (Odd * (16 * 1024)).in_dll(self.hot, "oddities")
         self.ready = ctypes.c_int()
+        self.fds = None  # until prepare()
         super().__init__(options)
 
     @property
@@ -410,7 +411,8 @@ class HotLoad(Load):
 
     def lose(self, client):
         super().lose(client)
-        self.fds[client] = -1
+        if self.fds:
+            self.fds[client] = -1
 
     def say(self, talker, count=1):
         for _ in range(count):
