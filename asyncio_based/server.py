@@ -65,8 +65,6 @@ class ChatServer:
     async def run(self):
         """Serve until stop() is called."""
         loop = asyncio.get_running_loop()
-        # What goes wrong in the loop itself, as when accept() finds no descriptor left, is a line in the log as well.
-        loop.set_exception_handler(lambda _, context: logging.error("%(message)s: %(exception)r", context))
         logging.info("listening on %s", name_of(self.listener.getsockname()))
         accepting = asyncio.create_task(self.accept())
         while self.running:
@@ -91,10 +89,10 @@ class ChatServer:
         while True:
             try:
                 sock, address = await loop.sock_accept(self.listener)
+                reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_MESSAGE)
             except OSError:  # it is gone, or no descriptor is left in spite of the spare ones
                 await asyncio.sleep(0.01)  # the loop must not spin
                 continue
-            reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_MESSAGE)
             with contextlib.suppress(AttributeError):  # uvloop has no such attribute
                 writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
             writer.transport.set_write_buffer_limits(0)  # so that drain() waits until the transport has sent everything
