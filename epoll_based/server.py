@@ -43,6 +43,7 @@ class Client:
     def __init__(self, sock, address):
         self.sock = sock
         self.name = name_of(address)
+        self.says = f"{self.name} says: "  # what stands before each of its messages
         self.received = b""  # the start of a line whose end is still to come
         self.unsent = bytearray()  # bytes that the socket would not take yet
 
@@ -130,9 +131,9 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = clean(lines).split("\n")
-        words = "".join([f"{client.name} says: {text}\n" for text in texts if text.strip()]).encode()
-        if words:
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
+        if texts:
+            words = (client.says + f"\n{client.says}".join(texts) + "\n").encode()
             self.spans[client] = len(self.record), len(self.record) + len(words)
             self.record += words
         if not data:

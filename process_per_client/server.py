@@ -39,8 +39,8 @@ LAST_CHANCE = 1  # seconds that the children have to end when the server stops
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 
-NOTICE = struct.Struct("=iQI")  # what goes through the pipes: a pid, where in memory words start, their length
-IDLE = NOTICE.pack(0, 0, 0)  # what the parent tells instead, when a client has said nothing for too long
+NOTICE = struct.Struct("=iQI")  # goes through the pipes: who spoke (a pid, or 0), where the words start, their length
+IDLE = NOTICE.pack(0, 0, 0)  # what the parent tells a child whose client has said nothing for too long
 LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are numbers of errors
 REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
 
@@ -58,6 +58,7 @@ class Client:
     def __init__(self, sock, address):
         self.sock = sock
         self.name = name_of(address)
+        self.says = f"{self.name} says: "  # what stands before each of its messages
         self.received = b""  # the start of a line whose end is still to come
         self.unsent = bytearray()  # bytes that the socket would not take yet
         self.speaking = False  # from when the client speaks until the others are told: it may not run ahead
@@ -77,7 +78,7 @@ class ChatServer:
         self.spans = {}  # pid: where in the record its client's own words start and end
         self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
         self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
-        # Where in memory the next clients may write: each has its own place, behind that of the turn.
+        # Where in memory the next clients may write, each in its own place behind that of the turn.
         self.slots = [MAX_TURN + number * MAX_WORDS for number in reversed(range(MAX_CLIENTS))]
         self.running = True
         # A file without a name, so that nothing stays behind; of its size only what is written to takes memory.
@@ -247,7 +248,7 @@ class ChatServer:
                 self.awaited.discard(pid)
                 self.spoke.pop(pid, None)
 
-    # A child: it serves one client, and meets the others in shared memory only.
+    # A child: it serves one client, and finds in shared memory what the others said.
 
     def serve(self, client):
         """Wait for the client and for the parent, until one of them leaves."""
@@ -294,9 +295,9 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = clean(lines).split("\n")
-        words = "".join([f"{client.name} says: {text}\n" for text in texts if text.strip()]).encode()
-        if words:
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
+        if texts:
+            words = (client.says + f"\n{client.says}".join(texts) + "\n").encode()
             self.slot[: len(words)] = words
             os.write(self.teller, NOTICE.pack(self.pid, client.slot, len(words)))
             client.speaking = True

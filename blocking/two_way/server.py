@@ -104,8 +104,8 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = clean(lines).split("\n")
-        for text in filter(str.strip, texts):
+        texts = [text for text in clean(lines).split("\n") if text.strip()]
+        for text in texts:
             self.answer(client, text)
             if client not in self.clients:
                 return
