@@ -204,7 +204,12 @@ class ChatServer:
             client.writer.write(client.unsent + last)
         # close() sends what is unsent first, which would never end if the client does not read.
         client.writer.close()
-        asyncio.get_running_loop().call_later(LAST_CHANCE, client.writer.transport.abort)
+        asyncio.get_running_loop().call_later(LAST_CHANCE, self.abort, client.writer.transport)
+
+    def abort(self, transport):
+        """Discard what a transport could not send until now. One that could is closed, and must not be aborted."""
+        if transport.get_write_buffer_size():
+            transport.abort()
 
 
 def clean(lines):

@@ -122,6 +122,18 @@ def test_what_is_unsent_gets_a_last_attempt_at_a_half_close(server):
     assert said.startswith(before + after)
 
 
+@pytest.mark.promise("leaving", needs="slow.stall")
+def test_who_left_with_much_unsent_and_took_it_after_all(server):
+    """Nothing is left to be done when the time for it is over: asyncio cannot abort what has been closed."""
+    alice, bob = server.join(2)
+    (slow,) = server.join(1, receive_buffer=4096)
+    said = server.hold_up(slow, alice, bob)
+    slow.finish()
+    assert said.startswith(slow.read_to_end())
+    bob.expect_nothing(1.5)
+    server.check_room()
+
+
 @pytest.mark.parametrize("tail", [b"", b"\n", b" more\nof it\n"], ids=["", "newline", "more"])
 @pytest.mark.parametrize("cut", [0, 1, 2], ids=["whole", "cut in two", "apart"])
 @pytest.mark.promise("leaving")
