@@ -261,7 +261,7 @@ class ChatServer:
         os.close(self.notices)
         client.sock.setblocking(False)
         self.pid = os.getpid()
-        self.turn = memoryview(mmap.mmap(self.memory, MAX_TURN, prot=mmap.PROT_READ))
+        self.told = memoryview(mmap.mmap(self.memory, MAX_TURN, prot=mmap.PROT_READ))
         self.slot = mmap.mmap(self.memory, MAX_WORDS, offset=client.slot)
         while True:
             poller = select.poll()
@@ -312,9 +312,9 @@ class ChatServer:
         if notice == IDLE:
             self.leave(client, LEFT, b"error: idle for %d seconds\n" % self.idle)
         spoken, start, length = NOTICE.unpack(notice)
-        if spoken:
+        if spoken:  # by this client, among others
             client.speaking = False
-        self.send(client, self.turn[start : start + length])
+        self.send(client, self.told[start : start + length])
         os.write(self.teller, NOTICE.pack(self.pid, 0, 0))
 
     def send(self, client, data=b""):

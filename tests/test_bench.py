@@ -54,6 +54,9 @@ while True:
         sock = key.fileobj
         if sock is listener:
             sock, address = listener.accept()
+            if fault == "refuse":
+                sock.close()
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             clients[sock] = b"%s:%d says: " % (address[0].encode(), address[1]), b""
             selector.register(sock, selectors.EVENT_READ)
@@ -167,6 +170,11 @@ class TestWhatIsWrongIsSeen:
         result = load(faulty("cut"), "--clients", 5, "--in-flight", 4, *inner_loop)
         assert result["disconnected"] > 0
         assert not result["faultless"]
+
+    def test_refused(self, faulty, inner_loop):
+        result = load(faulty("refuse"), "--clients", 5, *inner_loop)
+        assert result["refused"] == 5
+        assert not result["measured"]
 
     def test_death(self, faulty, inner_loop):
         begin = time.monotonic()

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import os
 import resource
 import sys
 import time
@@ -289,6 +290,16 @@ def test_out_of_threads(serve):
     one_arena = {"MALLOC_ARENA_MAX": "1"}  # so that what a thread takes is its stack, of 8192 KiB
     server = serve("thread_per_client", shell='ulimit -v 1000000; exec "$@"', env=one_arena)
     check_full_room(server, fill(server, 150, at_least=20))
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has SCHED_BATCH")
+def test_threads_do_not_push_each_other_aside(serve):
+    """All threads of the thread model are SCHED_BATCH, those that came later as well."""
+    server = serve("thread_per_client")
+    server.join(2)
+    threads = [int(thread) for thread in os.listdir(f"/proc/{server.pid}/task")]
+    assert len(threads) == 5
+    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
 
 
 def needs_descriptors(count):

@@ -67,8 +67,8 @@ class ChatServer:
 
     def run(self):
         """Serve until stop() is called."""
-        # A thread that wakes up should not push aside the one that has the interpreter's lock: it could not go on. As
-        # SCHED_BATCH threads do not (sched(7); Linux only), a line costs a third less CPU. New threads inherit it.
+        # A thread that wakes up should not push aside the one that has the interpreter's lock: it could not go on.
+        # With SCHED_BATCH it does not (sched(7); only Linux has it), and threads inherit that.
         with contextlib.suppress(AttributeError, OSError):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         logging.info("listening on %s", name_of(self.listener.getsockname()))
