@@ -271,12 +271,12 @@ def test_what_is_no_message_is_nothing_said(serve, said):
 
 def test_idle_with_much_unsent(serve):
     """A client that does not read is dropped as well, and nobody waits for it."""
-    server = serve(MODEL, "--idle", 2)
+    server = serve(MODEL, "--idle", 10)  # long enough for hold_up(), in which one only listens
     alice, bob = server.join(2)
     (stuck,) = server.join(1, receive_buffer=4096)
     said = server.hold_up(stuck, alice, bob)
     server.await_log(rf"{re.escape(stuck.name)} dropped: idle", within=30)
-    assert said.startswith(stuck.read_to_end().removesuffix(b"error: idle for 2 seconds\n"))
+    assert said.startswith(stuck.read_to_end().removesuffix(b"error: idle for 10 seconds\n"))
 
 
 def test_a_child_that_hangs_when_its_client_is_dropped_as_idle(serve):
