@@ -11,7 +11,6 @@ from pathlib import Path
 
 import harness
 import hypothesis
-import pexpect
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
 from promises import MODELS, PROMISES, foreign_model
@@ -213,11 +212,11 @@ def run(reaper, log_path):
 
 @pytest.fixture
 def terminal(reaper):
-    """Start a program on a terminal of its own: `terminal(["telnet", ...])` gives a pexpect.spawn."""
+    """Start a program on a terminal of its own: `terminal(["telnet", ...])` gives a harness.Terminal."""
     children = []
 
     def spawn(command, **options):
-        child = pexpect.spawn(command[0], list(map(str, command[1:])), timeout=harness.DEADLINE, **options)
+        child = harness.Terminal(command, **options)
         reaper.begin_group(child.pid)
         children.append(child)
         return child

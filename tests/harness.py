@@ -17,11 +17,14 @@ import signal
 import socket
 import struct
 import subprocess
+import termios
 import time
 from collections import deque
 from pathlib import Path
 
+import pexpect
 import psutil
+import ptyprocess
 import pytest
 from promises import ROOT
 
@@ -62,6 +65,13 @@ def free_port():
             return port
 
 
+def environment(more=None):
+    """The environment of a program under test: ours and `more`, and output that is buffered as it usually is."""
+    env = {**os.environ, **(more or {})}
+    env.pop("PYTHONUNBUFFERED", None)
+    return env
+
+
 class Transcript:
     """The beginning and the end of what went over a connection, for the failure message."""
 
@@ -80,6 +90,40 @@ class Transcript:
         return f"{self.head[: SHOWN // 2]!r} ... of {self.count} bytes ... {self.tail!r}"
 
 
+class Terminal(pexpect.spawn):
+    """A program on a terminal and in a session of its own, typed into and read by the test.
+
+    Made by the fixture `terminal`, which ends it. pexpect would fork for it, and each worker of pytest-xdist has
+    threads: of such a fork Python warns (3.15 raises it here), since a lock that another thread held stays locked
+    in the child. `posix_spawn` runs no Python in the child.
+    """
+
+    def __init__(self, command, env=None, **options):
+        """Start `command`; `options` are those of pexpect.spawn."""
+        program, *arguments = map(str, command)
+        super().__init__(program, arguments, env=environment(env), timeout=DEADLINE, **options)
+
+    def _spawnpty(self, args, env=None, cwd=None, echo=True, preexec_fn=None, dimensions=(24, 80)):
+        """What pexpect calls to start the program."""
+        assert preexec_fn is None, "there is no fork, after which it could be called"
+        if cwd is not None:
+            args = ["/bin/sh", "-c", 'cd "$0" && exec "$@"', cwd, *args]
+        ours, its = os.openpty()
+        termios.tcsetwinsize(its, dimensions)
+        if not echo:
+            *modes, characters = termios.tcgetattr(its)
+            modes[3] &= ~termios.ECHO
+            termios.tcsetattr(its, termios.TCSANOW, [*modes, characters])
+        # The first terminal that the leader of a session opens becomes that session's.
+        opened = [(os.POSIX_SPAWN_OPEN, 0, os.ttyname(its), os.O_RDWR, 0)]
+        copied = [(os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2)]
+        pid = os.posix_spawn(
+            args[0], args, env, file_actions=opened + copied, setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ]
+        )
+        os.close(its)
+        return ptyprocess.PtyProcess(pid, ours)
+
+
 class Process:
     """A program in a session and process group of its own, its output (both kinds) in a file.
 
@@ -90,8 +134,7 @@ class Process:
         """Start `command`; `options` are those of subprocess.Popen."""
         self.command, self.log_path = list(command), log_path
         self._reaper, self._last_log = reaper, None
-        env = {**os.environ, **options.pop("env", {})}
-        env.pop("PYTHONUNBUFFERED", None)
+        env = environment(options.pop("env", None))
         with open(log_path, "ab") as log:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
             self.popen = subprocess.Popen(self.command, start_new_session=True, env=env, **options)
