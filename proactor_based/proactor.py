@@ -6,6 +6,8 @@ the idea to emulate it on top of a reactor is told in the documentation of Boost
 
 import collections
 import contextlib
+import errno
+import os
 import selectors
 import socket
 from selectors import EVENT_READ, EVENT_WRITE
@@ -78,10 +80,11 @@ class Proactor:
     def turn(self):
         """Wait until something is done, and report all that is done by then. Return whether cancel() was not called."""
         self.wait()
+        # What a handler asks for may be done before the handler returns. Its turn is the next one all the same.
+        sent, received = len(self.sent), len(self.received)
         # What is sent makes room for what is received: so it comes first.
-        for queue in self.sent, self.received:
-            # What a handler asks for may be done before the handler returns. Its turn is the next one all the same.
-            for _ in range(len(queue)):
+        for queue, count in (self.sent, sent), (self.received, received):
+            for _ in range(count):
                 if self.cancelled:
                     break
                 operation = queue.popleft()
@@ -96,6 +99,11 @@ class Proactor:
         self.cancelled = True
         with contextlib.suppress(BlockingIOError):  # so many bytes are there already that it will wake
             self.waker.send(b"\0")
+
+    def finish(self, operation, result):
+        """Note that an operation is done: a later part of turn() reports it."""
+        operation.result = result
+        operation.done.append(operation)
 
     def remove(self, sock, last=b""):
         """Cancel what is pending on a socket and forget it. Its handler is not called any more; close it afterwards.
@@ -139,29 +147,33 @@ class SelectorProactor(Proactor):
         if operation.name:
             raise RuntimeError(f"cannot {name}: {operation.name} is pending")
         operation.name, operation.argument, operation.result = name, argument, None
-        channel = operation.channel
         if name == "send":
             self.attempt(operation)
-            if operation.result is None:
-                self.watch(channel, channel.watched | EVENT_WRITE)
-        elif not channel.watched & EVENT_READ:
-            self.watch(channel, channel.watched | EVENT_READ)
+        event = EVENT_WRITE if name == "send" else EVENT_READ
+        channel = operation.channel
+        if operation.result is None and not channel.watched & event:
+            try:
+                self.watch(channel, channel.watched | event)
+            except OSError as error:  # the kernel bounds how much is watched, for all programs of a user together
+                self.finish(operation, error)
 
     def attempt(self, operation):
         """Carry out an operation, unless it still has to wait."""
         sock = operation.channel.sock
         try:
             if operation.name == "send":
-                operation.result = sock.send(operation.argument)
+                result = sock.send(operation.argument)
             elif operation.name == "recv":
-                operation.result = sock.recv(operation.argument)
+                result = sock.recv(operation.argument)
             else:
-                operation.result = sock.accept()
+                result = sock.accept()
         except BlockingIOError:
             return
         except OSError as error:
-            operation.result = error
-        operation.done.append(operation)
+            result = error
+        except MemoryError:
+            result = no_memory()
+        self.finish(operation, result)
 
     def wait(self):
         """Wait until something is done."""
@@ -195,10 +207,12 @@ class SelectorProactor(Proactor):
         self.selector.close()
 
 
-def create_proactor(backend="selectors"):
-    """Return a proactor over "selectors" or "io_uring". An ImportError or OSError tells why it cannot be had."""
-    if backend == "io_uring":
-        from uring import UringProactor
+def no_memory():
+    """Return Python's own lack of memory as a result like any other: as the kernel tells of its own."""
+    return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-        return UringProactor()
-    return SelectorProactor()
+
+def create_proactor(backend="selectors"):  # TODO: goes, once the server has it from backends
+    from backends import create_proactor
+
+    return create_proactor(backend)
