@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -59,9 +60,43 @@ def pytest_configure(config):
     chosen(config, "--promises", PROMISES)
     chosen(config, "--like", [model.name for model in MODELS])
     command = config.getoption("--server-cmd")
-    if command and "{port}" not in command:
-        raise pytest.UsageError("--server-cmd: say with {port} where the port goes")
-    config.models = [foreign_model(command, config.getoption("--like"))] if command else MODELS
+    if command is not None:
+        with usage_error("--server-cmd", ValueError):
+            words = shlex.split(command)
+        if not words:
+            raise pytest.UsageError("--server-cmd: it is empty")
+        if "{port}" not in command:
+            raise pytest.UsageError("--server-cmd: say with {port} where the port goes")
+    config.models = MODELS if command is None else [foreign_model(command, config.getoption("--like"))]
+
+
+@contextlib.contextmanager
+def usage_error(option, *errors):
+    """Say what is wrong with an option in one line, before anything runs."""
+    try:
+        yield
+    except errors as error:
+        raise pytest.UsageError(f"{option}: {error}") from None
+
+
+def pytest_sessionstart(session):
+    """A student's server is started once: what cannot start at all is said once, and not by every test."""
+    config = session.config
+    if config.getoption("--server-cmd") is None or hasattr(config, "workerinput"):
+        return
+    config.stash[REAPER] = Reaper()
+    (model,) = config.models
+    with tempfile.TemporaryDirectory(prefix="chat-tests-", ignore_cleanup_errors=True) as folder:
+        config.stash[REAPER].directory(folder)
+        with usage_error("--server-cmd", harness.BrokenPromise):
+            try:
+                server = harness.Server(config.stash[REAPER], model, Path(folder) / "log", announce=False)
+            except (OSError, ValueError) as error:
+                raise harness.BrokenPromise(harness.why_not(model.command[0], error)) from None
+            try:
+                server.await_port(once=True)
+            finally:
+                server.kill()
 
 
 def pytest_report_header(config):
@@ -95,7 +130,7 @@ def pytest_generate_tests(metafunc):
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for, and skip what cannot be had."""
     promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
-    foreign = config.getoption("--server-cmd")
+    foreign = config.getoption("--server-cmd") is not None
     for item in items:
         promise = promise_of(item)
         if promise and promise not in PROMISES:
@@ -141,7 +176,7 @@ def pytest_runtest_makereport(item, call):
 
 def pytest_terminal_summary(terminalreporter):
     """For a student's server: which promises it keeps."""
-    if not terminalreporter.config.getoption("--server-cmd"):
+    if terminalreporter.config.getoption("--server-cmd") is None:
         return
     counts = {name: {"passed": 0, "failed": 0, "error": 0, "skipped": 0} for name in PROMISES}
     for outcome in ("passed", "failed", "error", "skipped"):

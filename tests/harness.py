@@ -6,6 +6,7 @@ the server's log.
 """
 
 import contextlib
+import errno
 import ipaddress
 import itertools
 import os
@@ -13,6 +14,7 @@ import random
 import re
 import selectors
 import shlex
+import shutil
 import signal
 import socket
 import struct
@@ -122,6 +124,30 @@ class Terminal(pexpect.spawn):
         )
         os.close(its)
         return ptyprocess.PtyProcess(pid, ours)
+
+
+def why_not(program, error):
+    """Why the system could not start a program. (ENOENT may be said of a script whose interpreter is not there.)"""
+    path = program if os.sep in program else shutil.which(program)
+    if path is None:
+        here = f"; the one in this directory is ./{program}" if os.path.isfile(program) else ""
+        return f"no program in PATH is called {program!r}{here}"
+    if not os.path.exists(path):
+        return f"no file is called {program!r}"
+    if os.path.isdir(path):
+        return f"{program} is a directory"
+    if not os.access(path, os.X_OK):
+        return f"{program} is not executable: chmod +x {shlex.quote(program)}"
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        first = file.readline(200).decode(errors="backslashreplace").removesuffix("\n")
+        if first.startswith("#!"):
+            ends = ", which ends as lines do on Windows" if first.endswith("\r") else ""
+            return f"{program} cannot start: {error.strerror}; its first line is {first!r}{ends}"
+        if error.errno == errno.ENOEXEC:
+            return (
+                f"{program} is no program of this machine, and no script that begins with #!/usr/bin/env python3 or so"
+            )
+    return f"{program} cannot start: {error.strerror or error}"
 
 
 class Process:
@@ -269,7 +295,7 @@ class Server(Process):
         super().__init__(reaper, command, log_path, **options)
         if announce:
             try:
-                (self._await_port if model.foreign or polled else self._await_announcement)()
+                (self.await_port if model.foreign or polled else self._await_announcement)()
             except BaseException:  # whoever wanted it never gets it, and so cannot end it
                 self.kill()
                 raise
@@ -284,19 +310,29 @@ class Server(Process):
             raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log}")
         self.port = int(found[3])
 
-    def _await_port(self):
-        """Poll the port of a server whose log is not known."""
+    def await_port(self, once=False):
+        """Poll the port of a server whose log is not known. `once`: it may end after the connection."""
         __tracebackhide__ = True
+        answered = False
 
         def answers():
+            nonlocal answered
             with contextlib.suppress(OSError):
                 socket.create_connection((self.host, self.port), timeout=1).close()
-                return True
-            return not self.running
+                answered = True
+            return answered or not self.running
 
-        if not wait_until(answers, every=0.05) or not self.running:
-            state = "does not listen" if self.running else f"ended with status {self.popen.poll()}"
-            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}; it wrote:\n{self.log}")
+        wait_until(answers, every=0.05)
+        if answered and (once or self.running):
+            return
+        if self.running:
+            state = f"does not listen on {self.host}:{self.port}, {DEADLINE:g} seconds after its start"
+        elif self.popen.returncode < 0:
+            state = f"ended by signal {-self.popen.returncode}, and did not listen"
+        else:
+            state = f"ended with status {self.popen.returncode}, and did not listen"
+        wrote = f"; it wrote:\n{self.log[-1500:].rstrip()}" if self.log.strip() else ", without a word"
+        raise BrokenPromise(f"{shlex.join(self.command)} {state}{wrote}")
 
     def connect(self, receive_buffer=None, patience=None):
         """A new client. The system has accepted it; whether the server has, is not known.

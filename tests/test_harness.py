@@ -22,10 +22,10 @@ def sub_pytest(run, scratch):
     """
     (scratch / "files").mkdir()
 
-    def start(command, *options):
+    def start(command, *options, cwd=ROOT):
         env = {MARK: scratch.name, "TMPDIR": str(scratch / "files")}
         arguments = ["-pno:cacheprovider", "--server-cmd", command, *options]
-        return run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, env=env)
+        return run([sys.executable, "-m", "pytest", *arguments], cwd=cwd, env=env)
 
     return start
 
@@ -88,33 +88,62 @@ def test_no_more_is_expected_than_of_a_like_one(sub_pytest):
     assert "broadcast  kept" in process.log
 
 
-def test_a_server_that_ends_at_once(sub_pytest):
-    """It fails without waiting for a port that nobody will ever listen on, and shows why it ended."""
-    dying = shlex.join([sys.executable, "-c", "raise SystemExit('no such luck')", "{port}"])
-    process = sub_pytest(dying, "-n0", "--promises=latency", "--deadline=100")
-    assert process.wait(within=30) == 1
-    assert "ended with status 1" in process.log
-    assert "no such luck" in process.log
+SCRIPTS = {
+    "no_execute": ("#!/bin/sh\n", 0o644),
+    "no_interpreter": ("#!/no/such/python\n", 0o755),
+    "windows": ("#!/usr/bin/python3\r\n", 0o755),
+    "windows_env": ("#!/usr/bin/env python3\r\n", 0o755),
+    "no_first_line": ("import socket\n", 0o755),
+    "nothing": ("", 0o755),
+    "not_for_this_machine": ("\x7fELF and so on", 0o755),
+    "killed": ("#!/bin/sh\nkill -9 $$\n", 0o755),
+    "dies": ("#!/bin/sh\necho no such luck\nexit 3\n", 0o755),
+    "sleeps": ("#!/bin/sh\nexec sleep 100\n", 0o755),
+}
+CANNOT = {
+    "": "it is empty",
+    "./my_server": "say with {port} where the port goes",
+    "'./my_server {port}": "No closing quotation",
+    "'' {port}": "no program in PATH is called ''",
+    "no_such_server {port}": "no program in PATH is called 'no_such_server'",
+    "nothing {port}": "no program in PATH is called 'nothing'; the one in this directory is ./nothing",
+    "./no_such_server {port}": "no file is called './no_such_server'",
+    "./folder {port}": "./folder is a directory",
+    "./no_execute {port}": "./no_execute is not executable: chmod +x ./no_execute",
+    "./no_interpreter {port}": "its first line is '#!/no/such/python'",
+    "./windows {port}": "its first line is '#!/usr/bin/python3\\r', which ends as lines do on Windows",
+    "./windows_env {port}": "ended with status 127, and did not listen; it wrote:",
+    "./no_first_line {port}": "no script that begins with #!/usr/bin/env python3 or so",
+    "./nothing {port}": "no script that begins with #!/usr/bin/env python3 or so",
+    "./not_for_this_machine {port}": "no script that begins with #!/usr/bin/env python3 or so",
+    "./killed {port}": "ended by signal 9, and did not listen, without a word",
+    "./dies {port}": "ended with status 3, and did not listen; it wrote:\nno such luck\n",
+    "./sleeps {port}": "1 seconds after its start, without a word",
+}
 
 
-def test_a_server_that_never_listens(sub_pytest):
-    waiting = shlex.join([sys.executable, "-c", "import time; time.sleep(100)", "{port}"])
-    process = sub_pytest(waiting, "-n0", "--promises=latency", "--deadline=1")
-    assert process.wait(within=30) == 1
-    assert "does not listen" in process.log
-
-
-def test_a_command_that_does_not_exist(sub_pytest):
-    process = sub_pytest("./no_such_server {port}", "-n0", "--promises=latency")
-    assert process.wait(within=30) == 1
-    assert "No such file or directory: './no_such_server'" in process.log
+@pytest.mark.parametrize("workers, command", [*((0, command) for command in CANNOT), (2, ""), (2, "./dies {port}")])
+def test_a_server_that_cannot_even_start_is_said_once(sub_pytest, scratch, command, workers):
+    """At once, in one line and what the server wrote; and no test runs."""
+    (scratch / "folder").mkdir()
+    for name, (text, mode) in SCRIPTS.items():
+        (scratch / name).write_text(text)
+        (scratch / name).chmod(mode)
+    process = sub_pytest(
+        command, f"-n{workers}", "--deadline=1", f"-c{ROOT}/pyproject.toml", ROOT / "tests", cwd=scratch
+    )
+    assert process.wait(within=60) == pytest.ExitCode.USAGE_ERROR, process.log
+    error, _, rest = process.log.lstrip().partition("\n")
+    assert error.startswith("ERROR: --server-cmd: ")
+    assert CANNOT[command] in process.log
+    assert rest.count("\n") < 6
+    check_nothing_is_left(scratch)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--promises=politeness"], "politeness is none of start, message"),
-        (["--server-cmd=./my_server"], "say with {port} where the port goes"),
         (["--server-cmd=./my_server {port}", "--like=something"], "something is none of blocking"),
     ],
 )
