@@ -19,7 +19,6 @@ at the first run. It counts the lines that are right; the others are taken apart
 all of them are, at a tenth of the speed: good for slow servers and for seeing what is counted.
 """
 
-import argparse
 import ctypes
 import errno
 import gc
@@ -33,10 +32,12 @@ from collections import Counter, defaultdict
 
 from compiled import compiled
 from meter import ServerMeter, machine_cpu
+from output import Arguments, Screen, between, tell
 
 HOST = "127.0.0.1"
 READ_SIZE = 64 * 1024  # bytes, of one client at a time
 NUMBER_BITS = 26
+MOST_CLIENTS = 1 << 14  # what a key has room for
 KEY_SIZE = 8  # characters
 QUIET = 0.5  # seconds without a line after which talkers that wait send all the same
 JOIN_TIMEOUT = 60.0  # seconds until everybody must have heard a first line
@@ -530,8 +531,10 @@ def bits(load, meter):
         load.write(0, line[-1:])
         load.drain()
     result = window.close()
-    result.update(bits=count, load_cpu_share=own / wall)
-    if meter:
+    result["bits"] = count
+    if count:
+        result["load_cpu_share"] = own / wall
+    if meter and count:
         result.update(server_cpu_share=used / wall, server_cpu_seconds=used, cpu_us_per_bit=used / count * 1e6)
     return result
 
@@ -661,41 +664,60 @@ def measure(options):
 
 
 def arguments(argv=None):
-    parser = argparse.ArgumentParser(description="Load for one chat server; prints JSON.")
-    parser.add_argument("port", type=int)
+    parser = Arguments(description="Load for one chat server; prints JSON.")
+    parser.add_argument("port", type=between(1, 65535))
     parser.add_argument("--mode", choices=MODES, default="talk")
-    parser.add_argument("--clients", type=int, default=100)
-    parser.add_argument("--talkers", type=int, help="how many of them talk (talk: all; otherwise one)")
-    parser.add_argument("--in-flight", type=int, default=1, help="lines of each talker on their way")
-    parser.add_argument("--seconds", type=float, default=1.0, help="length of what is measured")
-    parser.add_argument("--size", type=int, default=64, help="bytes of a line as sent, newline counted")
-    parser.add_argument("--rate", type=float, default=500, help="lines (steady) or bytes (bits) a second")
-    parser.add_argument("--deaf", type=int, default=0, help="clients that never read, beside the others")
-    parser.add_argument("--at-once", type=int, default=8, help="churn: how many come and go at a time")
+    parser.add_argument("--clients", type=between(0, MOST_CLIENTS), default=100)
+    parser.add_argument(
+        "--talkers", type=between(0, MOST_CLIENTS), help="how many of them talk (talk: all; otherwise one)"
+    )
+    parser.add_argument("--in-flight", type=between(1, 10_000), default=1, help="lines of each talker on their way")
+    parser.add_argument("--seconds", type=between(0.01, 3600, float), default=1.0, help="length of what is measured")
+    parser.add_argument(
+        "--size",
+        type=between(2 * KEY_SIZE + 8, 4096),
+        default=64,
+        help="bytes of a line as sent, newline counted",
+    )
+    parser.add_argument(
+        "--rate", type=between(0.1, 1e6, float), default=500, help="lines (steady) or bytes (bits) a second"
+    )
+    parser.add_argument(
+        "--deaf", type=between(0, MOST_CLIENTS), default=0, help="clients that never read, beside the others"
+    )
+    parser.add_argument("--at-once", type=between(1, 10_000), default=8, help="churn: how many come and go at a time")
     parser.add_argument("--dialect", choices=DIALECTS, default="chat")
-    parser.add_argument("--pid", type=int, help="the server, to measure what it and its children use")
+    parser.add_argument("--pid", type=between(1, 1 << 22), help="the server, to measure what it and its children use")
     parser.add_argument("--without-c", action="store_true", help="the inner loop in Python")
     options = parser.parse_args(argv)
     if options.mode != "talk":
         options.talkers = 1
     options.talkers = min(options.talkers or options.clients, max(1, options.clients))
-    if not 2 * KEY_SIZE + 8 <= options.size <= 4096:
-        parser.error("--size: from 24 to 4096 bytes")
     if options.clients < 2 and (options.mode != "churn" or options.clients):
-        parser.error("--clients: at least two (churn: none will do)")
+        parser.error("argument --clients: at least two (churn: none will do)")
     return options
 
 
 def main(argv=None):
+    Screen("load.py")
+    if sys.platform != "linux":
+        sys.exit("bench/load.py: runs on Linux only (epoll, /proc)")
     options = arguments(argv)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:
         result = measure(options)
     except OSError as error:
-        result = {"measured": False, "died": True, "error": str(error)}
+        died = not ServerMeter(options.pid).alive() if options.pid else isinstance(error, ConnectionError)
+        result = {"measured": False, "died": died, "error": str(error)}
+    except RuntimeError as error:
+        sys.exit(f"bench/load.py: {error}")
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        tell("load.py", "interrupted, nothing was measured")
+        sys.exit(130)

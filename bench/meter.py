@@ -2,14 +2,32 @@
 
 import contextlib
 import os
+import signal
 import time
 
 TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds
 
 
+def ended(returncode):
+    """How a process ended, in words, or "" if all was well. One that a signal ended has mostly said nothing itself."""
+    if not returncode:
+        return ""
+    if returncode > 0:
+        return f"it ended with status {returncode}"
+    try:
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"it was ended by signal {-returncode}"
+
+
+def proc(path):
+    """A file of /proc, to be read: whatever bytes some program has chosen for its name must not end the measuring."""
+    return open(f"/proc/{path}", encoding="utf-8", errors="replace")
+
+
 def machine_cpu():
     """Seconds for which the cores of this machine have been busy, all together."""
-    with open("/proc/stat") as file:
+    with proc("stat") as file:
         user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
     return (user + nice + system + irq + softirq + steal) * TICK
 
@@ -22,7 +40,7 @@ class ServerMeter:
     def alive(self):
         """Not gone, and not a zombie that waits to be collected."""
         try:
-            with open(f"/proc/{self.pid}/stat") as file:
+            with proc(f"{self.pid}/stat") as file:
                 return file.read().rpartition(")")[2].split()[0] not in "ZX"
         except OSError:
             return False
@@ -33,7 +51,7 @@ class ServerMeter:
         for name in os.listdir("/proc"):
             if name.isdigit():
                 try:
-                    with open(f"/proc/{name}/stat") as file:
+                    with proc(f"{name}/stat") as file:
                         parents.setdefault(int(file.read().rpartition(")")[2].split()[1]), []).append(int(name))
                 except (OSError, ProcessLookupError):
                     pass
@@ -48,7 +66,7 @@ class ServerMeter:
         for pid in self.family():
             try:
                 total += time.clock_gettime(~pid << 3 | 2)  # the CPU clock of a process: see clock_getcpuclockid(3)
-                with open(f"/proc/{pid}/stat") as file:
+                with proc(f"{pid}/stat") as file:
                     fields = file.read().rpartition(")")[2].split()
                 total += (int(fields[13]) + int(fields[14])) * TICK
             except OSError:
@@ -60,7 +78,7 @@ class ServerMeter:
         total = 0
         for pid in self.family():
             try:
-                with open(f"/proc/{pid}/smaps_rollup") as file:
+                with proc(f"{pid}/smaps_rollup") as file:
                     total += next(int(line.split()[1]) * 1024 for line in file if line.startswith("Pss:"))
             except (OSError, StopIteration):
                 pass
@@ -72,7 +90,7 @@ class ServerMeter:
         self.memory()
         if len(self.family()) == 1:
             try:
-                with open(f"/proc/{self.pid}/status") as file:
+                with proc(f"{self.pid}/status") as file:
                     return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
             except (OSError, StopIteration):
                 pass

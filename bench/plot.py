@@ -8,7 +8,7 @@ Same input, same bytes (with the same matplotlib). No background, and tones that
 as from black; servers are told apart by marker, dashes and label, not by colour alone.
 """
 
-import argparse
+import io
 import json
 import math
 import os
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import readmes
 from compiled import BENCH
+from output import Arguments, Screen, save, tell
 from report import summarise
 from scenarios import GROWTH, TEXTS
 
@@ -42,6 +43,7 @@ AXES = {
 SETTINGS = {
     "svg.hashsalt": "waiting",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a server may have any name
     "font.family": ["sans-serif"],
     "font.size": 10,
     "text.color": INK,
@@ -242,14 +244,31 @@ def draw_all(result, path):
             figure = draw()
             if figure:
                 target = path.with_name(f"{path.stem}-{name}.svg")
-                figure.savefig(target, transparent=True, metadata={"Date": None, "Creator": None})
+                drawn = io.BytesIO()
+                figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
                 pyplot.close(figure)
+                save(target, drawn.getvalue())
                 made.append(target)
     return made
 
 
+def result_in(path):
+    """What run.py has saved there."""
+    name = os.path.relpath(path)
+    try:
+        result = json.loads(path.read_bytes())
+    except OSError as error:
+        sys.exit(f"bench/plot.py: {name} cannot be read: {error.strerror}")
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or not {"measurements", "rounds", "scenarios", "servers"} <= result.keys():
+        sys.exit(f"bench/plot.py: {name} is not a result of bench/run.py")
+    return result
+
+
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    Screen("plot.py")
+    parser = Arguments(description=__doc__.partition("\n")[0])
     parser.add_argument("result", type=Path, nargs="?", help="what run.py has measured")
     parser.add_argument("--publish", action="store_true", help="plots and figures for the READMEs")
     parser.add_argument(
@@ -259,18 +278,17 @@ def main():
     if not options.result and not options.publish and not options.check:
         parser.error("a result, --publish or --check")
     path = options.result or PUBLISHED
-    if not path.exists():
-        sys.exit(f"bench/plot.py: there is no {os.path.relpath(path)}")
-    result = json.loads(path.read_text())
-    if not options.check:
-        for made in draw_all(result, path):
-            print(os.path.relpath(made))
-    if options.publish or options.check:
-        stale = readmes.fill(result, write=not options.check)
-        for name in stale:
-            print(f"{name}: {'not as published' if options.check else 'figures written'}")
-        if options.check and stale:
-            sys.exit(1)
+    result = result_in(path)
+    stale = readmes.fill(result, write=False) if options.publish or options.check else []
+    drawn = [] if options.check else draw_all(result, path)
+    if options.publish and not options.check:
+        readmes.fill(result, write=True)
+    for made in drawn:
+        print(os.path.relpath(made))
+    for name in stale:
+        print(f"{name}: {'not as published' if options.check else 'figures written'}")
+    if options.check and stale:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
@@ -278,3 +296,8 @@ if __name__ == "__main__":
         main()
     except ImportError as error:
         sys.exit(f"bench/plot.py needs {error.name}, which is part of the extra: pip install '.[bench]'")
+    except OSError as error:
+        sys.exit(f"bench/plot.py: {error.filename or 'some file'}: {error.strerror}")
+    except KeyboardInterrupt:
+        tell("plot.py", "interrupted; each file is either the old one or the new one")
+        sys.exit(130)

@@ -12,7 +12,8 @@ Each ends with <!-- /bench -->. METRIC: see TEXTS in scenarios.py.
 
 import re
 
-from report import cell, columns_of, number, summarise, table_of, used_by_others
+from output import save
+from report import cell, columns_of, number, rounds_of, summarise, table_of, used_by_others
 from scenarios import BY_NAME, CROWD, TEXTS
 from servers import ROOT
 
@@ -34,7 +35,7 @@ def machine(result):
         f"Measured {result['made'].partition(' ')[0]} on {machine['processor']}, {machine['cores']} cores, "
         f"{machine['memory_gb']} GB, {machine['system']}, TCP {machine['tcp']}, Python {machine['python']}; "
         f"server on core {', '.join(map(str, result['server_cores']))}, "
-        f"load on core {', '.join(map(str, result['load_cores']))}; medians of {result['rounds']} rounds of "
+        f"load on core {', '.join(map(str, result['load_cores']))}; medians of {rounds_of(result)} rounds of "
         f"{result['seconds']:g} s, in brackets the lowest and the highest."
     ]
     others = [
@@ -132,13 +133,13 @@ def filled(text, result, summaries):
 
 
 def fill(result, write, root=ROOT):
-    """Returns which READMEs are not as the result has it, after writing them anew if that is wanted."""
-    summaries, stale = summarise(result), []
+    """Returns which READMEs are not as the result has it, after writing them anew if that is wanted: all or none."""
+    summaries, stale = summarise(result), {}
     for path in [*root.glob("*.md"), *root.glob("[!.]*/*.md"), *root.glob("[!.]*/*/*.md")]:
-        text = path.read_text()
+        text = path.read_bytes().decode(errors="surrogateescape")
         new = filled(text, result, summaries)
         if new != text:
-            stale.append(str(path.relative_to(root)))
-            if write:
-                path.write_text(new)
-    return stale
+            stale[path] = new
+    for path, new in stale.items() if write else ():
+        save(path, new.encode(errors="surrogateescape"))
+    return [str(path.relative_to(root)) for path in stale]

@@ -49,9 +49,21 @@ def share_of(metric, own, limits):
     return own / limits if metric.endswith("_per_second") else limits / own
 
 
+def rounds_of(result):
+    """How many count: fewer than were planned in a run that was interrupted."""
+    return max(1, result.get("whole_rounds", result["rounds"]))
+
+
+def counted(result):
+    """The measurements of whole rounds, in which each server has had the same; of the first one, if that is all."""
+    if "whole_rounds" not in result:
+        return result["measurements"]
+    return [m for m in result["measurements"] if m["round"] < rounds_of(result)]
+
+
 def used_by_others(result):
     """A warning, if other programs kept the machine busy meanwhile."""
-    figure = figure_of([m.get("others_cpu_share") for m in result["measurements"]])
+    figure = figure_of([m.get("others_cpu_share") for m in counted(result)])
     if not figure or figure.median < QUIET:
         return ""
     return f"Other programs used {figure.median:.1f} cores meanwhile: these are the figures of a busy machine."
@@ -60,7 +72,7 @@ def used_by_others(result):
 def summarise(result):
     """{scenario: {server: Summary}}, in the order of the result."""
     grouped = {}
-    for measurement in result["measurements"]:
+    for measurement in counted(result):
         grouped.setdefault(measurement["scenario"], {}).setdefault(measurement["server"], []).append(measurement)
     summaries = {}
     for scenario in result["scenarios"]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from compiled import BENCH, compiled
-from meter import ServerMeter
+from meter import ServerMeter, ended, proc
 
 ROOT = BENCH.parent
 START_TIMEOUT = 10.0  # seconds
@@ -142,33 +142,42 @@ def why_not(server):
     if server.kind == "model" and not os.path.exists(program):
         return f"no {os.path.relpath(program, ROOT)}"
     if not shutil.which(server.command[0]):
-        return f"no {server.command[0]}"
+        there = os.path.isfile(server.command[0])
+        return f"{server.command[0]} is not executable" if there else f"no {server.command[0]}"
     return None
 
 
 def version_of(server):
     """Of the program that is measured: Python, a library, a daemon, and for the limit its compiler."""
     if server.needs:
-        return f"{server.needs} {importlib.metadata.version(server.needs)}"
+        try:
+            return f"{server.needs} {importlib.metadata.version(server.needs)}"
+        except importlib.metadata.PackageNotFoundError:  # a module that nobody has installed
+            return server.needs
     if server.command[0] == sys.executable:
         return f"Python {platform.python_version()}"
     program = {"limit": "cc", "ncat": "ncat", "ngircd": "ngircd"}.get(server.name)
     if not program:
         return ""
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=10)
-    found = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return program
+    found = re.search(r"\d+(\.\d+)+", (done.stdout + done.stderr).decode(errors="replace"))
     return f"{program} {found[0]}" if found else program
 
 
 def machine():
-    """What was measured on."""
-    with open("/proc/cpuinfo") as file:
+    """What was measured on. Containers may be without one file or the other."""
+    congestion, system = "unknown", "Linux"
+    with proc("cpuinfo") as file:
         names = {line.partition(":")[2].strip() for line in file if line.startswith("model name")}
-    with open("/proc/meminfo") as file:
+    with proc("meminfo") as file:
         memory = int(file.readline().split()[1]) * 1024
-    with open("/proc/sys/net/ipv4/tcp_congestion_control") as file:
+    with contextlib.suppress(OSError), proc("sys/net/ipv4/tcp_congestion_control") as file:
         congestion = file.read().strip()
-    system = platform.freedesktop_os_release().get("PRETTY_NAME", "Linux")
+    with contextlib.suppress(OSError):
+        system = platform.freedesktop_os_release().get("PRETTY_NAME", system)
     return {
         "processor": ", ".join(sorted(names)) or platform.machine(),
         "cores": os.cpu_count(),
@@ -200,7 +209,17 @@ class Running:
         self.server, self.cores = server, cores
 
     def __enter__(self):
+        self.process = self.log = None
         self.directory = tempfile.TemporaryDirectory(prefix="bench-")
+        try:
+            self.start()
+            self.wait_until_it_listens()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self):
         where = self.directory.name
         os.chmod(where, 0o755)  # a daemon started by root reads its configuration as somebody else
         self.port = free_port()
@@ -208,51 +227,52 @@ class Running:
         def filled_in(text):
             return text.replace("{port}", str(self.port)).replace("{directory}", where)
 
+        self.log = open(f"{where}/log", "w+b")  # noqa: SIM115  (__exit__ closes it)
         for name, text in self.server.files.items():
             Path(where, name).write_text(filled_in(text))
         if self.server.kind == "limit":
             shutil.copy(compiled("limit.c"), f"{where}/limit")
         command = [filled_in(part) for part in self.server.command]
-        self.log = open(f"{where}/log", "w+b")
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            cwd=where,
-        )
+        try:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=self.log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                cwd=where,
+            )
+        except OSError as error:
+            raise RuntimeError(f"{self.server.name} cannot be started: {error.strerror}") from None
         if self.cores:
             os.sched_setaffinity(self.process.pid, self.cores)
-        try:
-            self.wait_until_it_listens()
-        except BaseException:
-            self.__exit__()
-            raise
-        return self
 
     def wait_until_it_listens(self):
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.server.name} does not listen: {self.tail()}")
+                raise RuntimeError(f"{self.server.name} does not listen: {self.how_it_ended()}")
             if is_listening(self.port):
                 return
             time.sleep(0.02)
 
-    def tail(self):
+    def how_it_ended(self):
+        """What it said last, and what ended it: a signal leaves it no time to say so."""
         self.log.seek(0)
-        return self.log.read()[-300:].decode(errors="replace").strip() or "it said nothing"
+        said = self.log.read()[-300:].decode(errors="replace").strip() or "it said nothing"
+        return "; ".join(filter(None, [said, ended(self.process.poll())]))
 
     def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_TIMEOUT)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)  # its own session: what it left behind goes too
-        self.process.wait()
-        self.log.close()
+        if self.process:
+            if self.process.poll() is None:
+                self.process.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(STOP_TIMEOUT)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)  # its own session: what it left behind goes too
+            self.process.wait()
+        if self.log:
+            self.log.close()
         self.directory.cleanup()
 
 
@@ -277,12 +297,18 @@ def is_listening(port):
 
 
 def from_command(text):
-    """--server-cmd "name=./mine {port}" """
+    """--server-cmd "name=./mine {port}"; ValueError says what is wrong with it."""
     name, _, command = text.partition("=")
-    if not command or "{port}" not in command:
-        sys.exit(f'--server-cmd: wanted "name=./mine {{port}}", got {text!r}')
-    parts = shlex.split(command)
+    if not name.strip() or "{port}" not in command:
+        raise ValueError(f'wanted "name=./mine {{port}}", got {text!r}')
+    try:
+        parts = shlex.split(command)
+    except ValueError as error:
+        raise ValueError(f"{str(error).lower()} in {text!r}") from None
     if os.path.exists(parts[0]):
         parts[0] = os.path.abspath(parts[0])
     parts[1:] = [os.path.abspath(part) if os.path.exists(part) else part for part in parts[1:]]
-    return Server(name, parts, kind="other")
+    server = Server(name, parts, kind="other")
+    if why := why_not(server):
+        raise ValueError(f"{name}: {why}")
+    return server
