@@ -210,9 +210,3 @@ class SelectorProactor(Proactor):
 def no_memory():
     """Return Python's own lack of memory as a result like any other: as the kernel tells of its own."""
     return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
-
-
-def create_proactor(backend="selectors"):  # TODO: goes, once the server has it from backends
-    from backends import create_proactor
-
-    return create_proactor(backend)

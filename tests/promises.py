@@ -10,6 +10,7 @@ To add a model, add a row to MODELS, and its exceptions, if it has any.
 
 import functools
 import shlex
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ UVLOOP = (
     "runpy.run_path('asyncio_based/server.py', run_name='__main__')"
 )
 
-IO_URING = "import sys; sys.path.insert(0, 'proactor_based'); from uring import UringProactor; UringProactor()"
+IO_URING = "import sys; sys.path.insert(0, 'proactor_based'); from backends import try_io_uring; try_io_uring()"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,11 @@ class Model:
 def _failure(code):
     """How the code fails, or ""."""
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    return result.stderr.strip().rpartition("\n")[2] if result.returncode else ""
+    if not result.returncode:
+        return ""
+    if result.returncode < 0:  # who is killed says nothing
+        return f"killed by {signal.Signals(-result.returncode).name}: {code}"
+    return result.stderr.strip().rpartition("\n")[2] or f"failed without a word: {code}"
 
 
 def _model(name, *, folder=None, command=None, options=(), **attributes):
@@ -119,7 +124,7 @@ MODELS = [
     _model("uvloop", folder="asyncio_based", command=(sys.executable, "-c", UVLOOP), needs="import uvloop"),
     _model("process_per_client", crowd=300, churn=500),
     _model("epoll_based"),
-    _model("proactor_based", files=("server.py", "proactor.py")),
+    _model("proactor_based", files=("server.py", "proactor.py", "backends.py")),
     _model("io_uring", folder="proactor_based", options=("--backend", "io_uring"), needs=IO_URING),
 ]
 

@@ -1,8 +1,12 @@
 """The proactor library: the same tests for what is emulated over readiness and for io_uring."""
 
 import contextlib
+import errno
+import functools
 import gc
 import os
+import platform
+import resource
 import selectors
 import signal
 import socket
@@ -12,30 +16,50 @@ import sys
 import threading
 import time
 
+import promises
+import psutil
 import pytest
 from promises import ROOT
 
 sys.path.insert(0, str(ROOT / "proactor_based"))
 
-from proactor import SelectorProactor, create_proactor
+import backends
+from proactor import SelectorProactor
 
 pytestmark = pytest.mark.timeout(30)
 
-BACKENDS = {
-    "selectors": create_proactor,
-    "select": lambda: SelectorProactor(selectors.SelectSelector()),
-    "io_uring": lambda: create_proactor("io_uring"),
-}
+FOLDER = ROOT / "proactor_based"
 MANY = bytes(range(256)) * 80_000  # more than the buffers of two sockets hold
+
+
+@functools.cache
+def why_no_io_uring():
+    """Why it cannot be had, or "". It is another process that tries: no test may take pytest itself down."""
+    try:
+        backends.try_io_uring()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def create_uring_proactor():
+    if why_no_io_uring():
+        pytest.skip(f"io_uring: {why_no_io_uring()}")
+    from uring import UringProactor
+
+    return UringProactor()
+
+
+BACKENDS = {
+    "selectors": SelectorProactor,
+    "select": lambda: SelectorProactor(selectors.SelectSelector()),
+    "io_uring": create_uring_proactor,
+}
 
 
 @pytest.fixture(params=BACKENDS)
 def proactor(request):
-    try:
-        proactor = BACKENDS[request.param]()
-    except (ImportError, OSError) as error:
-        pytest.skip(f"{request.param}: {error}")
-    with contextlib.closing(proactor):
+    with contextlib.closing(BACKENDS[request.param]()) as proactor:
         yield proactor
 
 
@@ -279,6 +303,114 @@ def test_reset(proactor, listener):
     ours.close()
 
 
+def test_a_send_that_fails_leaves_the_recv_alone(proactor, listener):
+    """Who says its last words and closes is heard: they are there still, after what is sent to it has failed."""
+    words = b"".join(b"%d %s\n" % (number, b"x" * 1000) for number in range(40))
+    client = socket.create_connection(listener.getsockname(), timeout=10)
+    ours, _ = listener.accept()
+    received, failures, ends = bytearray(), [], []
+
+    def complete(sock, name, result):
+        if name == "send":
+            if isinstance(result, OSError):
+                failures.append(result)
+            if len(failures) < 2:
+                proactor.send(sock, b"hello")
+        elif isinstance(result, OSError) or result == b"":
+            ends.append(result)
+            proactor.cancel()
+        else:
+            received.extend(result)
+            proactor.recv(sock, 100)  # so little that the sends fail long before the end
+
+    proactor.register(ours, complete)
+    proactor.recv(ours, 100)
+    proactor.send(ours, b"hello")
+    client.sendall(words)
+    client.close()
+    while not ends:
+        proactor.run()
+    assert received == words
+    assert len(failures) == 2
+    assert isinstance(failures[0], (BrokenPipeError, ConnectionResetError))
+    proactor.remove(ours)
+    ours.close()
+
+
+def test_a_send_that_fails_while_a_recv_waits(proactor, pair):
+    ours, peer = pair()
+    peer.shutdown(socket.SHUT_RD)
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 100)
+    run_for(proactor, 0.05)
+    proactor.send(ours, b"x")
+    assert isinstance(seen.after(1)[0][2], BrokenPipeError)
+    assert cpu_of(seen.nothing_more) < 0.04
+    peer.send(b"hello")
+    assert seen.after(2)[1] == (ours, "recv", b"hello")
+
+
+# What cannot be had
+
+
+def test_lack_of_memory_is_a_result(proactor, pair):
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    peer.send(b"hello")
+    proactor.recv(ours, 1 << 50)
+    error = seen.after(1)[0][2]
+    assert isinstance(error, OSError) and error.errno == errno.ENOMEM
+    proactor.recv(ours, 100)
+    assert seen.after(2)[1] == (ours, "recv", b"hello")
+
+
+def test_lack_of_descriptors_is_a_result(proactor, listener):
+    seen = Recorder(proactor)
+    proactor.register(listener, seen)
+    with socket.create_connection(listener.getsockname()) as client:
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.open("/dev/null", os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            proactor.accept(listener)
+            error = seen.after(1)[0][2]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert isinstance(error, OSError) and error.errno == errno.EMFILE
+        proactor.accept(listener)  # who has come still waits to be accepted
+        sock, address = seen.after(2)[1][2]
+        sock.close()
+        assert address == client.getsockname()
+
+
+def test_what_the_selector_cannot_watch_is_a_result(pair):
+    """The kernel bounds how much epoll may watch, for all programs of a user together."""
+
+    class Full(selectors.SelectSelector):
+        full = False
+
+        def register(self, *arguments):
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().register(*arguments)
+
+    ours, peer = pair()
+    selector = Full()
+    with contextlib.closing(SelectorProactor(selector)) as proactor:
+        seen = Recorder(proactor)
+        proactor.register(ours, seen)
+        selector.full = True
+        proactor.recv(ours, 100)
+        assert seen.after(1)[0][2].errno == errno.ENOSPC
+        selector.full = False
+        proactor.recv(ours, 100)
+        peer.send(b"hello")
+        assert seen.after(2)[1][2] == b"hello"
+
+
 # Who is called, when, and in which order
 
 
@@ -327,10 +459,54 @@ def test_what_a_handler_asks_for_is_reported_in_a_later_turn(proactor, pair):
         assert len(seen.reports) == count
 
 
+def test_what_a_handler_asks_for_is_reported_in_a_later_turn_whatever_the_others_do(proactor, pair):
+    """Removing a socket cancels its operations in the kernel, which may carry others out meanwhile."""
+    (talker, peer), (other, _), (removed, _) = (pair() for _ in range(3))
+    peer.send(b"hello")
+
+    def then(sock, name, result):
+        if sock is talker and name == "send":
+            proactor.recv(talker, 100)
+        elif sock is other:
+            proactor.remove(removed)
+
+    seen = Recorder(proactor, then)
+    for sock in (talker, other, removed):
+        proactor.register(sock, seen)
+    proactor.recv(removed, 100)
+    proactor.send(talker, b"x")
+    proactor.send(other, b"x")
+    proactor.turn()
+    assert [name for _, name, _ in seen.reports] == ["send", "send"]
+    assert seen.after(3)[2] == (talker, "recv", b"hello")
+
+
+def test_many_operations_in_one_turn(proactor, pair):
+    """More than the queues of a ring have room for, those that are done at once and those that have to wait."""
+    pairs = [pair() for _ in range(450)]  # select takes 1024 descriptors
+    seen = Recorder(proactor)
+    for ours, _ in pairs:
+        proactor.register(ours, seen)
+        proactor.recv(ours, 100)
+    run_for(proactor, 0.05)
+    for number, (ours, peer) in enumerate(pairs):
+        proactor.send(ours, b"%d" % number)
+        peer.send(b"%d" % number)
+    proactor.turn()
+    expected = [(ours, b"%d" % number) for number, (ours, _) in enumerate(pairs)]
+    assert [(sock, name, result) for sock, name, result in seen.reports[:450]] == [
+        (ours, "send", len(words)) for ours, words in expected
+    ]
+    # Selectors may tell in several turns what is ready: those that were made in the first one are all there.
+    assert dict((sock, result) for sock, _, result in seen.after(900)[450:]) == dict(expected)
+    for number, (_, peer) in enumerate(pairs):
+        assert peer.recv(100) == b"%d" % number
+
+
 def test_echo_does_not_touch_what_the_selector_watches(pair):
     """Asking again from the handler is free: else each recv would cost a call of the system more."""
     ours, peer = pair()
-    with contextlib.closing(create_proactor()) as proactor:
+    with contextlib.closing(SelectorProactor()) as proactor:
         seen = Recorder(proactor, lambda sock, name, result: name == "recv" and echo(result))
 
         def echo(data):
@@ -421,6 +597,41 @@ def test_cancel_from_a_signal(proactor):
     finally:
         signal.set_wakeup_fd(wakeup)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_a_signal_comes_during_the_wait(proactor, pair):
+    """Its handler is called then, and not when the wait is over; if it raises, turn() does, and goes on later."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    proactor.recv(ours, 100)
+    calls = []
+
+    def send_signal():  # to this thread, which waits
+        threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)).start()
+
+    def handler(*_):
+        calls.append("call")
+        if len(calls) < 3:
+            send_signal()
+        elif len(calls) == 3:
+            peer.send(b"hello")
+        else:
+            raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        send_signal()
+        assert seen.after(1) == [(ours, "recv", b"hello")]
+        assert len(calls) == 3
+        proactor.recv(ours, 100)
+        send_signal()
+        with pytest.raises(ZeroDivisionError):
+            proactor.turn()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    peer.send(b"again")
+    assert seen.after(2)[1:] == [(ours, "recv", b"again")]
 
 
 # Handlers that raise or remove
@@ -625,20 +836,76 @@ def test_idle_uses_no_cpu(proactor, pair, listener):
     assert len(seen.reports) == 2
 
 
-def test_no_descriptor_is_left(pair):
-    for name, create in BACKENDS.items():
-        before = descriptors()
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_descriptor_is_left(backend, pair):
+    before = descriptors()
+    proactor = BACKENDS[backend]()
+    ours, peer = pair()
+    proactor.register(ours, Recorder(proactor))
+    proactor.recv(ours, 100)
+    proactor.close()
+    ours.close()
+    peer.close()
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_descriptor_is_left_of_one_that_could_not_be_made(backend):
+    """Whichever descriptor it is that cannot be had."""
+    BACKENDS[backend]().close()  # what is imported for it is imported now
+    before = descriptors()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open("/dev/null", os.O_RDONLY)
+    os.close(free)
+    failed = 0
+    for limit in range(free, free + 10):
         try:
-            proactor = create()
-        except (ImportError, OSError):
-            continue
-        ours, peer = pair()
-        proactor.register(ours, Recorder(proactor))
-        proactor.recv(ours, 100)
-        proactor.close()
-        ours.close()
-        peer.close()
-        assert descriptors() == before, name
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limits[1]))
+            BACKENDS[backend]().close()
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+            failed += 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        gc.collect()
+        assert descriptors() == before, f"with {limit - free} that were free"
+    assert failed > 1
+
+
+def test_memory_and_descriptors_stay_flat(proactor, pair, listener):
+    """Through operations that are done, that fail, and that are cancelled."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+
+    def work(times):
+        for _ in range(times):
+            proactor.register(listener, seen)
+            proactor.accept(listener)
+            proactor.recv(ours, 100_000)
+            with socket.create_connection(listener.getsockname(), timeout=10):
+                seen.after(1)
+                seen.results[0][0].close()
+            for _ in range(10):
+                proactor.send(ours, bytes(10_000))
+                seen.after(2)
+                peer.recv(10_000, socket.MSG_WAITALL)
+                peer.send(b"x")
+                seen.after(3)
+                del seen.reports[1:]
+                proactor.recv(ours, 100_000)
+            proactor.accept(listener)
+            proactor.remove(ours)
+            proactor.remove(listener)
+            proactor.register(ours, seen)
+            seen.reports.clear()
+
+    process = psutil.Process()
+    work(100)
+    memory, before = process.memory_full_info().uss, descriptors()
+    work(500)
+    assert descriptors() == before
+    assert process.memory_full_info().uss - memory < 3_000_000  # what one of them keeps, times 500, is far more
 
 
 def test_buffers_live_as_long_as_their_operations(proactor, pair):
@@ -662,25 +929,139 @@ def test_buffers_live_as_long_as_their_operations(proactor, pair):
 
 # Where io_uring cannot be had
 
-NO_PACKAGE = "raise ModuleNotFoundError(\"No module named 'liburing'\")"
-NO_KERNEL = """
-Ring = Cqe = object
+SERVER = [sys.executable, str(FOLDER / "server.py"), "0", "--backend", "io_uring"]
+SETUP, ENTER = 425, 426
+TRIED = "a trial of it "
 
-def io_uring_queue_init(*_):
-    raise PermissionError(1, "Operation not permitted")
-"""
+
+def sandboxed(action, number, command):
+    """Run a command for which a filter of the kernel's (seccomp) answers to a system call."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        pytest.skip("the sandbox is written for Linux on x86_64 and aarch64")
+    wrapper = [sys.executable, str(ROOT / "tests/sandbox.py"), str(action), str(number)]
+    return subprocess.run([*wrapper, *command], capture_output=True, text=True, timeout=20)
 
 
 @pytest.mark.parametrize(
-    ("module", "reason"),
-    [(NO_PACKAGE, "No module named 'liburing'"), (NO_KERNEL, "[Errno 1] Operation not permitted")],
-    ids=["package", "kernel"],
+    ("action", "number", "reason"),
+    [
+        ("kill", SETUP, TRIED + "was killed by SIGSYS"),
+        ("kill", ENTER, TRIED + "was killed by SIGSYS"),
+        (errno.EPERM, SETUP, "[Errno 1] it is forbidden here, by kernel.io_uring_disabled or by a sandbox"),
+        (errno.ENOSYS, SETUP, "[Errno 38] this kernel has no io_uring"),
+        (errno.EINVAL, SETUP, "[Errno 22] it needs Linux 6.3 or later"),
+        (errno.ENOMEM, SETUP, "[Errno 12] no memory for its queues (ulimit -l tells how much may be locked)"),
+        (errno.EPERM, ENTER, "[Errno 1] Operation not permitted"),
+    ],
 )
-def test_the_server_says_that_there_is_no_io_uring(module, reason, scratch):
-    (scratch / "liburing.py").write_text(module)
-    program = [sys.executable, str(ROOT / "proactor_based/server.py"), "0", "--backend", "io_uring"]
-    done = subprocess.run(
-        program, env={**os.environ, "PYTHONPATH": str(scratch)}, capture_output=True, text=True, timeout=20
-    )
+def test_the_server_says_that_there_is_no_io_uring(action, number, reason):
+    done = sandboxed(action, number, SERVER)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"server.py: cannot wait with io_uring: {reason}\n"
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", TRIED + "was killed by SIGILL"),
+        ("import time; print('done?', flush=True); time.sleep(60)", TRIED + "was not done in 1 seconds"),
+        ("import sys; sys.exit(3)", TRIED + "ended without a word"),
+        ("", TRIED + "ended without a word"),
+        ("import sys; sys.modules['_ctypes'] = None\n" + backends.TRIAL, "import of _ctypes halted"),
+        ("import sys; sys.platform = 'plan9'\n" + backends.TRIAL, "only Linux has it"),
+    ],
+    ids=["killed", "hangs", "fails", "says nothing", "no ctypes", "not Linux"],
+)
+def test_a_trial_that_fails(program, reason, monkeypatch):
+    monkeypatch.setattr(backends, "TRIAL", program)
+    monkeypatch.setattr(backends, "PATIENCE", 1 if "sleep" in program else 10)
+    with pytest.raises(OSError) as raised:
+        backends.create_proactor("io_uring")
+    assert str(raised.value).startswith(reason)
+
+
+USE = """
+import gc, signal, sys, threading
+sys.path.insert(0, sys.argv[1])
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+ended = threading.Event()
+thread = threading.Thread(target=ended.wait)
+thread.start()
+try:
+    import backends
+    backends.TRIAL = (sys.argv[3] + backends.TRIAL) if sys.argv[3:] else backends.TRIAL
+    proactor = backends.create_proactor(sys.argv[2])
+    proactor.cancel()
+    proactor.run()
+    proactor.close()
+    del proactor
+    gc.collect()
+except OSError as error:
+    print(error)
+finally:
+    ended.set()
+"""
+
+
+@pytest.mark.parametrize("backend", ["selectors", "io_uring"])
+@pytest.mark.parametrize("options", ["-X dev -W error", "-I", "-P", "-OO", "-bb -W error -X warn_default_encoding"])
+def test_it_works_with_every_option_of_python(backend, options):
+    """In a process with threads, too, in which signals are ignored and blocked; and says nothing of its own."""
+    if backend == "io_uring" and why_no_io_uring():
+        pytest.skip(f"io_uring: {why_no_io_uring()}")
+    command = [sys.executable, *options.split(), "-c", USE, str(FOLDER), backend]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_trial_whose_status_is_lost():
+    """Where SIGCHLD is ignored, nobody tells how a child has ended."""
+    command = [sys.executable, "-c", USE, str(FOLDER), "io_uring", "import os; os.abort()\n"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stdout, done.stderr) == (0, TRIED + "ended without a word\n", "")
+
+
+KERNEL = """
+import ctypes, os, sys
+parameters = (ctypes.c_uint32 * 30)()
+ring = ctypes.CDLL(None).syscall(425, 1, parameters)
+sys.exit(ring < 0 or not parameters[5] & 1 << 13)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
+def test_io_uring_can_be_had_where_the_kernel_has_it():
+    """Else a fault of ours would look like a machine without it, and all its tests would be skipped."""
+    if subprocess.run([sys.executable, "-c", KERNEL]).returncode:
+        pytest.skip("this kernel has no io_uring, or an old one, or forbids it")
+    assert why_no_io_uring() == ""
+
+
+def test_completions_for_which_the_queue_has_no_room():
+    create_uring_proactor().close()
+    from uring import ENTRIES, Ring
+
+    with contextlib.closing(Ring()) as ring:
+        for number in range(5 * ENTRIES):  # of completions there is room for twice as many
+            if ring.queued() == ENTRIES:
+                ring.enter()
+            ring.put(number, 0, -1, 0, 0, 0)  # an operation that does nothing
+        ring.enter(5 * ENTRIES)
+        assert sorted(ring.take()) == [(number, 0) for number in range(5 * ENTRIES)]
+        assert list(ring.take()) == []
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGILL)", "killed by SIGILL"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "killed by SIGKILL"),
+        ("import sys; sys.exit(3)", "failed without a word"),
+        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("pass", ""),
+    ],
+)
+def test_a_model_whose_needs_fail_cannot_run(program, reason):
+    missing = promises.Model("model", needs=program).missing
+    assert missing.startswith(reason) and bool(missing) == bool(reason)
