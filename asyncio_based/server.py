@@ -13,7 +13,10 @@ up to twice the CPU of poll. Start each of the two with `time python`, run this,
 import argparse
 import asyncio
 import contextlib
+import errno
 import logging
+import mmap
+import os
 import re
 import resource
 import signal
@@ -21,111 +24,72 @@ import socket
 import sys
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
-MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
-LAST_CHANCE = 1  # seconds that what is unsent has to go out when a client is dropped
-SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
-
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
-    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
-)
-CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
-UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
-
-
-class Client:
-    """One connection."""
-
-    def __init__(self, sock, address, reader, writer):
-        self.sock = sock
-        self.name = name_of(address)
-        self.says = f"{self.name} says: "  # what stands before each of its messages
-        self.received = b""  # the start of a line whose end is still to come
-        self.unsent = bytearray()  # bytes that the socket would not take yet, and that the writer has not got yet
-        self.reader, self.writer = reader, writer
-        self.reading = self.flushing = None  # the tasks that wait for this client: always, and while bytes are unsent
 
 
 class ChatServer:
     """The room: what one client says, all the others hear."""
 
-    def __init__(self, listener):
+    def __init__(self, listener, loop):
         self.listener = listener
-        self.clients = {}  # used as a set, but one in the order in which they joined
-        self.record = bytearray()  # all that was said in this turn
-        self.spans = {}  # client: where in the record its own words start and end
-        self.running = True
-        # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
-        self.wakeup, self.waker = socket.socketpair()
-        self.wakeup.setblocking(False)
-        self.waker.setblocking(False)
-        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+        self.loop = loop
+        self.clients = set()
+        self.turn = Turn()
+        self.spoken = asyncio.Event()  # set while something was said in this turn
+        self.stopping = asyncio.Event()
 
     async def run(self):
         """Serve until stop() is called."""
-        loop = asyncio.get_running_loop()
         logging.info("listening on %s", name_of(self.listener.getsockname()))
         accepting = asyncio.create_task(self.accept())
-        while self.running:
-            await loop.sock_recv(self.wakeup, 1)
+        telling = asyncio.create_task(self.tell())
+        await self.stopping.wait()
         accepting.cancel()
+        telling.cancel()
+        await asyncio.sleep(0)  # the coroutines of those who were read in this moment go on first
         self.broadcast()
         for client in list(self.clients):
             self.drop(client, "dropped: server stopping")
-        await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()})
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
         self.listener.close()
         logging.info("bye")
 
-    def stop(self, *_):
-        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        self.running = False
-        self.waker.send(b"\0")  # uvloop takes the signal's own byte for itself
-
     async def accept(self):
         """Let newcomers in, one after the other, or tell them that the room is full."""
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                sock, address = await loop.sock_accept(self.listener)
-                reader, writer = await asyncio.open_connection(sock=sock, limit=MAX_MESSAGE)
-            except OSError:  # it is gone, or no descriptor is left in spite of the spare ones
+                sock, address = await self.loop.sock_accept(self.listener)
+                client = Client(sock, address)
+            except (OSError, MemoryError):  # it is gone again, or something is lacking, in spite of what is kept back
                 await asyncio.sleep(0.01)  # the loop must not spin
                 continue
-            with contextlib.suppress(AttributeError):  # uvloop has no such attribute
-                writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
-            writer.transport.set_write_buffer_limits(0)  # so that drain() waits until the transport has sent everything
-            self.broadcast()  # what was said before it came is not for it
-            client = Client(sock, address, reader, writer)
-            self.clients[client] = None
-            # A new descriptor is the lowest free number: a high one says that all below it are in use.
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            if sock.fileno() >= limit - SPARE_DESCRIPTORS:
-                self.drop(client, "refused: the room is full", b"error: the room is full\n")
+            try:
+                check_spare(sock)
+                client.reader, client.writer = await asyncio.open_connection(sock=sock, limit=MAX_MESSAGE)
+            except OSError:
+                refuse(client, len(self.clients))
                 continue
+            with contextlib.suppress(AttributeError):  # uvloop has no such attribute
+                client.writer.transport.max_size = MAX_MESSAGE  # bytes that the loop reads at once, 256 KiB otherwise
+            self.broadcast()  # what was said before it came is not for it
+            self.clients.add(client)
             logging.info("%s joined, %d online", client.name, len(self.clients))
             client.reading = asyncio.create_task(self.attend(client))
 
     async def attend(self, client):
-        """Read from a client until it leaves."""
-        while client in self.clients and self.running:
+        """Read from a client until it leaves. Each client has a task that runs this."""
+        while client in self.clients:
             await self.receive(client)
 
     async def receive(self, client):
-        """Read from a client once, and put the messages that are complete now on the record."""
+        """Read from a client once, and put the messages that are complete now on the turn's record."""
         try:
             data = await client.reader.read(MAX_MESSAGE)
         except OSError as error:
-            if client in self.clients:
-                self.drop(client, f"dropped: {error.strerror or error}".lower())
-            return
-        # A client's own words must be one slice of the record.
-        if client in self.spans or len(self.record) > MAX_RECORD:
-            self.broadcast()
-        if client not in self.clients or not self.running:  # in the meantime
-            return
+            return self.drop(client, f"dropped: {error.strerror or error}".lower())
+        if not data and client.failure:
+            return self.drop(client, client.failure)
         stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
         if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
@@ -136,80 +100,147 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
-        if texts:
-            words = (client.says + f"\n{client.says}".join(texts) + "\n").encode()
-            if not self.record:
-                # What arrives now is read in the loop's next round, and then wakes a task: it still is of this turn.
-                loop = asyncio.get_running_loop()
-                loop.call_soon(loop.call_soon, loop.call_soon, self.broadcast)
-            self.spans[client] = len(self.record), len(self.record) + len(words)
-            self.record += words
+        words = "".join([f"{client.name} says: {text}\n" for text in clean(lines).split("\n") if text.strip()])
+        if words:
+            if not self.turn.takes(client):
+                self.broadcast()
+            self.turn.add(client, words.encode())
+            self.spoken.set()
         if not data:
             self.drop(client, "left")
-        # There may be more, and then read() would not wait: this gives the others their turn.
-        if len(data) == MAX_MESSAGE:
+        elif len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait: it is the others' turn now
             await asyncio.sleep(0)
 
-    def broadcast(self):
-        """Send everybody the record of this turn but for their own words, and start a new one."""
-        if self.record:
-            size = len(self.record)
-            # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
-            record, self.record = memoryview(self.record * 2), bytearray()
-            everything = record[:size]
-            for client in list(self.clients):
-                if client in self.spans:
-                    start, end = self.spans[client]
-                    self.send(client, record[end : start + size])
-                else:
-                    self.send(client, everything)
-        self.spans.clear()
+    async def tell(self):
+        """At the end of each turn tell everybody what was said in it."""
+        while True:
+            await self.spoken.wait()
+            # Those who were read in the same moment are to speak in the same turn: let their coroutines go on first.
+            await asyncio.sleep(0)
+            self.broadcast()
 
-    def send(self, client, data):
-        """Send the data, as much as the socket takes now, and keep the rest."""
-        if client.flushing:
-            client.unsent += data
-        else:
-            # The writer would do the same, only with more calls, for each client in each turn.
-            try:
-                sent = client.sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                if not client.writer.is_closing():  # as it is when the loop was told first: receive() is told next
-                    self.drop(client, f"dropped: {error.strerror.lower()}")
-                return
-            if sent == len(data):
-                return  # as it is almost always
-            client.unsent += data[sent:]
+    def broadcast(self):
+        """Tell everybody what the others said in this turn, and begin a new one."""
+        turn, self.turn = self.turn, Turn()
+        self.spoken.clear()
+        if turn.record:
+            for client in self.clients:
+                self.send(client, turn.heard_by(client))
+
+    def send(self, client, data=b""):
+        """Send what is unsent and then the data, as much as the socket takes now, and keep the rest."""
+        client.unsent += data
+        try:
+            sent = client.sock.send(client.unsent)
+        except BlockingIOError:
+            sent = 0
+        except BrokenPipeError:  # it has gone. Its last words may still be unread, so that recv() is to tell the end
+            sent = len(client.unsent)
+        except OSError as error:
+            return self.fail(client, f"dropped: {error.strerror.lower()}")
+        del client.unsent[:sent]
+        if len(client.unsent) > MAX_UNSENT:
+            self.fail(client, "dropped: too slow")
+        elif client.unsent and not client.flushing:
             client.flushing = asyncio.create_task(self.flush(client))
-        if len(client.unsent) + client.writer.transport.get_write_buffer_size() > MAX_UNSENT:
-            self.drop(client, "dropped: too slow")
 
     async def flush(self, client):
-        """Send what is unsent as fast as the client reads: for drain() this task waits, and nobody else."""
+        """Send what is unsent as fast as the client reads. This task waits for it, and nobody else does."""
+        try:
+            sock = client.sock.dup()  # the loop lets nobody wait for a descriptor that its streams have
+        except OSError as error:
+            return self.fail(client, f"dropped: {error.strerror.lower()}")
+        writable = asyncio.Event()
+        self.loop.add_writer(sock, writable.set)
+        try:
+            while client.unsent:
+                await writable.wait()
+                writable.clear()
+                self.send(client)
+        finally:
+            self.loop.remove_writer(sock)
+            sock.close()
+            client.flushing = None
+
+    def fail(self, client, reason):
+        """Send no more to a client. It is dropped when receive() comes to the end of what it said before."""
+        client.failure = reason
         with contextlib.suppress(OSError):
-            while client.unsent and client in self.clients:
-                client.writer.write(client.unsent)
-                client.unsent = bytearray()
-                await client.writer.drain()
-        client.flushing = None
+            client.sock.shutdown(socket.SHUT_RDWR)
 
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send what is unsent and the bytes given."""
-        del self.clients[client]
+        self.clients.remove(client)
         logging.info("%s %s, %d online", client.name, reason, len(self.clients))
-        if not client.writer.is_closing():
-            client.writer.write(client.unsent + last)
-        # close() sends what is unsent first, which would never end if the client does not read.
+        with contextlib.suppress(OSError):
+            client.sock.send(client.unsent + last)
         client.writer.close()
-        asyncio.get_running_loop().call_later(LAST_CHANCE, self.abort, client.writer.transport)
+        client.reading.cancel()
+        if client.flushing:
+            client.flushing.cancel()
 
-    def abort(self, transport):
-        """Discard what a transport could not send until now. One that could is closed, and must not be aborted."""
-        if transport.get_write_buffer_size():
-            transport.abort()
+    def stop(self, *_):
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
+        self.loop.call_soon_threadsafe(self.stopping.set)  # this also wakes the loop
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+        self.unsent = bytearray()  # bytes that the socket would not take yet
+        self.failure = None  # why it is to be dropped, once it cannot be sent to any more
+        self.reader = self.writer = None  # its streams
+        self.reading = self.flushing = None  # the tasks that wait for it: always, and while bytes are unsent
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same in every version: take it as given at a first reading.
+# ----------------------------------------------------------------------------------------------------------------------
+
+MAX_TURN = 1 << 18  # bytes said before everybody is told: short lines make twelve times what was received
+SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
+SPARE_MEMORY = 8 << 20  # bytes kept back for those who are in the room
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
+
+
+class Turn:
+    """What is said in one pass of the loop: written down once, and each client is sent all of it but its own words.
+
+    When A, B and C have spoken, the record is [A][B][C]. Written down twice in a row it is [A][B][C][A][B][C], and what
+    B is sent is one slice of that, for a single send: [C][A], from the end of B's own words to where they start again.
+    """
+
+    def __init__(self):
+        self.record = bytearray()
+        self.spans = {}  # client: where its own words start and end in the record
+        self.twice = None  # the record twice in a row, once somebody is told
+
+    def takes(self, client):
+        """Return whether a client's words still fit in: they are one span, and a long record would take much memory."""
+        return client not in self.spans and len(self.record) < MAX_TURN
+
+    def add(self, client, words):
+        """Write down a client's words."""
+        start = len(self.record)
+        self.record += words
+        self.spans[client] = start, len(self.record)
+
+    def heard_by(self, client):
+        """Return what a client is to be sent. From now on nothing can be added."""
+        if self.twice is None:
+            self.twice = memoryview(self.record * 2)
+        start, end = self.spans.get(client, (0, 0))
+        return self.twice[end : start + len(self.record)]
 
 
 def clean(lines):
@@ -225,6 +256,24 @@ def name_of(address):
     return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
+def check_spare(sock):
+    """Raise OSError unless descriptors and memory are left besides this socket: those in the room may need some."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = os.dup(sock.fileno())  # the lowest that is free: a high one says that all below it are in use
+    os.close(number)
+    if number >= limit - SPARE_DESCRIPTORS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    mmap.mmap(-1, SPARE_MEMORY, flags=mmap.MAP_PRIVATE).close()
+
+
+def refuse(client, online):
+    """Tell a newcomer that the room is full."""
+    logging.info("%s refused: the room is full, %d online", client.name, online)
+    with contextlib.suppress(OSError):
+        client.sock.send(b"error: the room is full\n", socket.MSG_DONTWAIT)
+    client.sock.close()
+
+
 def port(text):
     """Return text as a port number, or raise ValueError, which argparse reports."""
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
@@ -232,29 +281,57 @@ def port(text):
     return int(text)
 
 
+def listen(host, number):
+    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+    found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+    # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    check_spare(listener)
+    return listener
+
+
+def run_with_signals(run, stop, console):
+    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
+    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
+    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    run()
+    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
+        signal.signal(number, handler if console else signal.SIG_IGN)
+    if console:
+        logging.root.handlers, level, logging.raiseExceptions = log
+        logging.root.setLevel(level)
+    else:
+        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+
+
 def main():
     """Read the arguments, listen, and serve until a signal comes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
     try:
-        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        server = ChatServer(listener)
+        listener = listen(args.host, args.port)
+        runner = asyncio.Runner(debug=False)
+        server = ChatServer(listener, runner.get_loop())
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    signal.signal(signal.SIGINT, server.stop)
-    signal.signal(signal.SIGTERM, server.stop)
-    asyncio.run(server.run())
-    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    with listener, runner:
+        run_with_signals(lambda: runner.run(server.run()), server.stop, console)
 
 
 if __name__ == "__main__":

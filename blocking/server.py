@@ -9,7 +9,6 @@ answer comes. End the first with Ctrl-C, and there it is.
 
 import argparse
 import contextlib
-import errno
 import logging
 import re
 import signal
@@ -18,24 +17,7 @@ import sys
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
-
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
-    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
-)
-CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
-UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
-
-
-class Client:
-    """One connection."""
-
-    def __init__(self, sock, address):
-        self.sock = sock
-        self.name = name_of(address)
-        self.says = f"{self.name} says: "  # what stands before each of its messages
-        self.received = b""  # the start of a line whose end is still to come
 
 
 class ChatServer:
@@ -61,22 +43,12 @@ class ChatServer:
             self.drop(client, "dropped: server stopping")
         logging.info("bye")
 
-    def stop(self, *_):
-        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not for a second signal
-        # that came together with the first.
-        if self.running:
-            self.running = False
-            raise KeyboardInterrupt
-
     def accept(self):
         """Let the next client in."""
         try:
             sock, address = self.listener.accept()
-        except OSError as error:  # it is gone, or no descriptor is left
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                time.sleep(0.01)  # the loop must not spin
+        except (OSError, MemoryError):  # it is gone again, or something is lacking
+            time.sleep(0.01)  # the loop must not spin
             return
         client = Client(sock, address)
         self.clients.append(client)
@@ -88,6 +60,8 @@ class ChatServer:
             data = client.sock.recv(MAX_MESSAGE)
         except OSError as error:
             return self.drop(client, f"dropped: {error.strerror.lower()}")
+        if not data and client.failure:
+            return self.drop(client, client.failure)
         stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
         if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
@@ -98,19 +72,26 @@ class ChatServer:
         elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
-        if texts:
-            words = (client.says + f"\n{client.says}".join(texts) + "\n").encode()
-            self.send(client, words)
-        if client in self.clients and not data:
+        words = "".join([f"{client.name} says: {text}\n" for text in clean(lines).split("\n") if text.strip()])
+        if words:
+            self.send(client, words.encode())
+        if not data:
             self.drop(client, "left")
 
     def send(self, client, data):
         """Send data, however long it takes."""
         try:
             client.sock.sendall(data)
+        except BrokenPipeError:  # it has gone. Its last words may still be unread, so that recv() is to tell the end
+            pass
         except OSError as error:
-            self.drop(client, f"dropped: {error.strerror.lower()}")
+            self.fail(client, f"dropped: {error.strerror.lower()}")
+
+    def fail(self, client, reason):
+        """Send no more to a client. It is dropped when receive() comes to the end of what it said before."""
+        client.failure = reason
+        with contextlib.suppress(OSError):
+            client.sock.shutdown(socket.SHUT_RDWR)
 
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send the bytes given."""
@@ -119,6 +100,36 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(last, socket.MSG_DONTWAIT)
         client.sock.close()
+
+    def stop(self, *_):
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
+        # A handler that returns does not end a blocking call (PEP 475). This one raises, but only for the first signal.
+        if self.running:
+            self.running = False
+            raise KeyboardInterrupt
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+        self.failure = None  # why it is to be dropped, once it cannot be sent to any more
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same in every version: take it as given at a first reading.
+# ----------------------------------------------------------------------------------------------------------------------
+
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
 
 
 def clean(lines):
@@ -141,28 +152,54 @@ def port(text):
     return int(text)
 
 
+def listen(host, number):
+    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+    found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+    # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def run_with_signals(run, stop, console):
+    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
+    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
+    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    run()
+    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
+        signal.signal(number, handler if console else signal.SIG_IGN)
+    if console:
+        logging.root.handlers, level, logging.raiseExceptions = log
+        logging.root.setLevel(level)
+    else:
+        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+
+
 def main():
     """Read the arguments, listen, and serve until a signal comes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
     try:
-        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        listener = listen(args.host, args.port)
         server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    signal.signal(signal.SIGINT, server.stop)
-    signal.signal(signal.SIGTERM, server.stop)
-    server.run()
-    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    with listener:
+        run_with_signals(server.run, server.stop, console)
 
 
 if __name__ == "__main__":

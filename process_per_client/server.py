@@ -29,72 +29,43 @@ import tempfile
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
-MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 MAX_CLIENTS = 2000  # children, so that a flood of connections is no fork bomb
-MAX_WORDS = 1 << 18  # bytes that become of what is read at once: 2048 messages of one letter, each with a name
-MAX_TURN = 2 * (MAX_RECORD + MAX_WORDS)  # bytes of shared memory for what everybody is told, written down twice
 PATIENCE = 5  # seconds in which a child must have taken what was said, before it is killed
 LAST_CHANCE = 1  # seconds that the children have to end when the server stops
-SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
-
 NOTICE = struct.Struct("=iQI")  # goes through the pipes: who spoke (a pid, or 0), where the words start, their length
 IDLE = NOTICE.pack(0, 0, 0)  # what the parent tells a child whose client has said nothing for too long
 LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are numbers of errors
 REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
-
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
-    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
-)
-CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
-UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
-
-
-class Client:
-    """One connection, and the process that serves it."""
-
-    def __init__(self, sock, address):
-        self.sock = sock
-        self.name = name_of(address)
-        self.says = f"{self.name} says: "  # what stands before each of its messages
-        self.received = b""  # the start of a line whose end is still to come
-        self.unsent = bytearray()  # bytes that the socket would not take yet
-        self.speaking = False  # from when the client speaks until the others are told: it may not run ahead
-        self.reason = ""  # why the parent has parted with it
 
 
 class ChatServer:
     """The room: what one client says, all the others hear."""
 
-    def __init__(self, listener, idle):
+    def __init__(self, listener, wakeup, idle):
         self.listener = listener
+        self.wakeup = wakeup  # readable once a signal came
         self.idle = idle or math.inf
         self.clients = {}  # pid: client
         self.spoke = {}  # pid: when its client spoke last, for which it moves to the end: so they are sorted by time
-        self.said = collections.deque()  # (pid, words) that are not on the record yet
-        self.record = bytearray()  # all that was said in this turn
-        self.spans = {}  # pid: where in the record its client's own words start and end
+        self.said = collections.deque()  # (client, words) that nobody was told yet; without words: the client joined
+        self.turn = Turn()
         self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
         self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
-        # Where in memory the next clients may write, each in its own place behind that of the turn.
-        self.slots = [MAX_TURN + number * MAX_WORDS for number in reversed(range(MAX_CLIENTS))]
         self.running = True
-        # A file without a name, so that nothing stays behind; of its size only what is written to takes memory.
+        # A file without a name, so that nothing stays behind; of its size only what is written to takes memory. At its
+        # start is the turn, and behind that each client has a slot of its own.
         if hasattr(os, "memfd_create"):
             self.memory = os.memfd_create("chat")
         else:
             self.memory, path = tempfile.mkstemp()
             os.unlink(path)
-        os.truncate(self.memory, MAX_TURN + MAX_CLIENTS * MAX_WORDS)
+        self.slots = [TURN_SIZE + number * SLOT_SIZE for number in reversed(range(MAX_CLIENTS))]
+        os.truncate(self.memory, TURN_SIZE + MAX_CLIENTS * SLOT_SIZE)
         # What the children tell: one pipe is enough for all, as what is as short as a notice is not torn (PIPE_BUF).
         self.notices, self.teller = os.pipe()
         os.set_blocking(self.notices, False)
-        # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
-        self.wakeup, self.waker = socket.socketpair()
-        self.waker.setblocking(False)
-        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self.poller = select.poll()
         self.poller.register(self.listener, select.POLLIN)
         self.poller.register(self.wakeup, select.POLLIN)
@@ -113,17 +84,21 @@ class ChatServer:
                 self.accept()
         self.poller.unregister(self.listener)
         self.listener.close()
+        # Tell what was said, if the children take it in half of the time, and then have them end in the other half.
+        end = time.monotonic() + LAST_CHANCE / 2
+        while self.said and time.monotonic() < end:
+            self.tick = min(self.tick, end)
+            self.wait()
+            self.broadcast()
         for client in self.clients.values():
             self.drop(client, "dropped: server stopping")
-        self.patience = LAST_CHANCE
+        self.patience, self.tick = 1, time.monotonic() + LAST_CHANCE / 2
         while self.clients:
             self.wait()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for fd in (self.memory, self.notices, self.teller):
+            os.close(fd)
         logging.info("bye")
-
-    def stop(self, *_):
-        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        self.running = False
 
     def wait(self):
         """Wait for what children tell, signals and newcomers; see to the first two, and return what is ready."""
@@ -142,25 +117,18 @@ class ChatServer:
         """Give every newcomer a process of its own, or tell it that the room is full."""
         try:
             sock, address = self.listener.accept()
-        except OSError as error:  # it is gone, or no descriptor is left in spite of the spare ones
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                time.sleep(0.01)  # the loop must not spin
+            client = Client(sock, address)
+        except (OSError, MemoryError):  # it is gone again, or something is lacking, in spite of what is kept back
+            time.sleep(0.01)  # the loop must not spin
             return
-        client = Client(sock, address)
-        # A new descriptor is the lowest free number: a high one says that all below it are in use.
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         try:
-            if sock.fileno() >= limit - SPARE_DESCRIPTORS or not self.slots:
-                raise BlockingIOError("no descriptor or slot left")
+            check_spare(sock)
+            client.slot = self.slots.pop()
             client.pipe, client.inbox = socket.socketpair()
             client.pid = os.fork()
-        except OSError:  # fork() raises it when the system has no process left
-            logging.info("%s refused: the room is full, %d online", client.name, len(self.clients))
-            with contextlib.suppress(OSError):
-                sock.send(b"error: the room is full\n", socket.MSG_DONTWAIT)
-            sock.close()
-            return
-        client.slot = self.slots.pop()
+        except (OSError, IndexError):  # fork() raises the first when the system has no process left, pop() the second
+            self.forget(client)
+            return refuse(client, len(self.clients))
         if client.pid == 0:
             try:
                 self.serve(client)
@@ -169,6 +137,7 @@ class ChatServer:
         sock.close()
         client.inbox.close()
         self.clients[client.pid] = client
+        self.said.append((client, b""))
         self.spoke[client.pid] = time.monotonic()
         logging.info("%s joined, %d online", client.name, len(self.clients))
 
@@ -176,37 +145,34 @@ class ChatServer:
         """Read what the children tell: that they have taken the turn, or where in memory their client's words are."""
         with contextlib.suppress(BlockingIOError):
             for pid, start, length in NOTICE.iter_unpack(os.read(self.notices, 1 << 16)):
+                client = self.clients[pid]
                 if length:
-                    self.said.append((pid, os.pread(self.memory, length, start)))
+                    self.said.append((client, os.pread(self.memory, length, start)))
                     if self.spoke.pop(pid, None):
                         self.spoke[pid] = time.monotonic()
-                elif not self.clients[pid].reason:  # who was dropped is awaited until its child has ended
+                elif not client.reason:  # who was dropped is awaited until its child has ended
                     self.awaited.discard(pid)
 
     def broadcast(self):
-        """Tell every child what was said in this turn, and start a new one; but all must have taken the last."""
-        if self.awaited:
-            return
-        while self.said and len(self.record) <= MAX_RECORD:
-            pid, words = self.said.popleft()
-            self.spans[pid] = len(self.record), len(self.record) + len(words)
-            self.record += words
-        if self.record:
-            size = len(self.record)
-            # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
-            os.pwrite(self.memory, self.record * 2, 0)
-            self.record = bytearray()
-            everything = NOTICE.pack(0, 0, size)
-            for pid, client in self.clients.items():
-                notice = everything
-                if pid in self.spans:
-                    start, end = self.spans[pid]
-                    notice = NOTICE.pack(pid, end, start + size - end)
-                with contextlib.suppress(OSError):  # it has just ended, and SIGCHLD will tell
-                    client.pipe.send(notice)
-                    self.awaited.add(pid)
-            self.patience, self.tick = PATIENCE, time.monotonic() + 1
-        self.spans.clear()
+        """Tell every child what was said in this turn, and begin a new one; but all must have taken the last."""
+        while self.said and not self.awaited:
+            while self.said and self.turn.takes(self.said[0][0]):
+                client, words = self.said[0]
+                if not words and self.turn.record:
+                    break  # a newcomer joins between two turns
+                self.said.popleft()
+                client.joined = True
+                if words:
+                    self.turn.add(client, words)
+            turn, self.turn = self.turn, Turn()
+            if turn.record:
+                os.pwrite(self.memory, turn.record * 2, 0)
+                for pid, client in self.clients.items():
+                    with contextlib.suppress(OSError):  # it has just ended, and SIGCHLD will tell
+                        if client.joined:
+                            client.pipe.send(NOTICE.pack(pid if client in turn.spans else 0, *turn.heard_by(client)))
+                            self.awaited.add(pid)
+                self.patience, self.tick = PATIENCE, time.monotonic() + 1
 
     def drop(self, client, reason):
         """Part with a client: its child finds the pipe closed, tries once more to send what is unsent, and ends."""
@@ -243,10 +209,17 @@ class ChatServer:
                 why = signal.strsignal(-status) if status < 0 else os.strerror(status)
                 reason = client.reason or REASONS.get(status) or f"dropped: {why.lower()}"
                 logging.info("%s %s, %d online", client.name, reason, len(self.clients))
-                client.pipe.close()
-                self.slots.append(client.slot)
+                self.forget(client)
                 self.awaited.discard(pid)
                 self.spoke.pop(pid, None)
+
+    def forget(self, client):
+        """Give back what a client had."""
+        if client.slot:
+            self.slots.append(client.slot)
+        for end in (client.pipe, client.inbox):
+            if end:
+                end.close()
 
     # A child: it serves one client, and finds in shared memory what the others said.
 
@@ -256,13 +229,13 @@ class ChatServer:
         for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C goes to all processes; the parent is to stop us
             signal.signal(number, signal.SIG_IGN)
         # Who waits for the end of a connection or a pipe waits until everybody has closed it.
-        for other in [self.listener, self.wakeup, self.waker, client.pipe, *(c.pipe for c in self.clients.values())]:
+        for other in [self.listener, self.wakeup, client.pipe, *(c.pipe for c in self.clients.values())]:
             other.close()
         os.close(self.notices)
         client.sock.setblocking(False)
         self.pid = os.getpid()
-        self.told = memoryview(mmap.mmap(self.memory, MAX_TURN, prot=mmap.PROT_READ))
-        self.slot = mmap.mmap(self.memory, MAX_WORDS, offset=client.slot)
+        self.told = memoryview(mmap.mmap(self.memory, TURN_SIZE, prot=mmap.PROT_READ))
+        self.slot = mmap.mmap(self.memory, SLOT_SIZE, offset=client.slot)
         while True:
             poller = select.poll()
             poller.register(client.inbox, select.POLLIN)
@@ -285,19 +258,21 @@ class ChatServer:
         except BlockingIOError:  # select(2), BUGS: a socket may be reported as readable and have nothing to read
             return
         except OSError as error:
-            self.leave(client, error.errno)
+            return self.leave(client, error.errno)
+        if not data and client.failure:
+            return self.leave(client, client.failure)
         stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
         if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
-            self.leave(client, errno.EMSGSIZE, b"error: a message may be at most %d bytes\n" % MAX_MESSAGE)
+            error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
+            return self.leave(client, errno.EMSGSIZE, error)
         if not data:
             stream += b"\n"  # the end of the stream ends the last line as a newline does
         elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
             stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
         lines, _, client.received = stream.rpartition(b"\n")
-        texts = [text for text in clean(lines).split("\n") if text.strip()]
-        if texts:
-            words = (client.says + f"\n{client.says}".join(texts) + "\n").encode()
+        words = "".join([f"{client.name} says: {text}\n" for text in clean(lines).split("\n") if text.strip()]).encode()
+        if words:
             self.slot[: len(words)] = words
             os.write(self.teller, NOTICE.pack(self.pid, client.slot, len(words)))
             client.speaking = True
@@ -319,30 +294,96 @@ class ChatServer:
 
     def send(self, client, data=b""):
         """Send what is unsent and then the data, as much as the socket takes now, and keep the rest."""
-        waiting = bool(client.unsent)
-        if waiting:
-            client.unsent += data
-            data = client.unsent
+        client.unsent += data
         try:
-            sent = client.sock.send(data)
+            sent = client.sock.send(client.unsent)
         except BlockingIOError:
             sent = 0
+        except BrokenPipeError:  # it has gone. Its last words may still be unread, so that recv() is to tell the end
+            sent = len(client.unsent)
         except OSError as error:
-            self.leave(client, error.errno)
-        if waiting:
-            del client.unsent[:sent]
-        elif sent < len(data):
-            client.unsent += data[sent:]
-        else:
-            return  # as it is almost always
+            return self.fail(client, error.errno)
+        del client.unsent[:sent]
         if len(client.unsent) > MAX_UNSENT:
-            self.leave(client, TOO_SLOW)
+            self.fail(client, TOO_SLOW)
+
+    def fail(self, client, status):
+        """Send no more to a client. It leaves when receive() comes to the end of what it said before."""
+        client.failure = status
+        with contextlib.suppress(OSError):
+            client.sock.shutdown(socket.SHUT_RDWR)
 
     def leave(self, client, status, last=b""):
         """End this process, after one last attempt to send what is unsent and the bytes given."""
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         os._exit(status)
+
+    def stop(self, *_):
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
+        self.running = False
+
+
+class Client:
+    """One connection, and the process that serves it."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+        self.unsent = bytearray()  # bytes that the socket would not take yet
+        self.failure = None  # with what status its child is to end, once it cannot be sent to any more
+        self.pid = self.slot = None  # of its child, and where in memory that writes
+        self.pipe = self.inbox = None  # the parent's and the child's end of what the parent tells
+        self.joined = False  # whether it is told what is said by now
+        self.speaking = False  # from when the client speaks until the others are told: it may not run ahead
+        self.reason = ""  # why the parent has parted with it
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same in every version: take it as given at a first reading.
+# ----------------------------------------------------------------------------------------------------------------------
+
+MAX_TURN = 1 << 18  # bytes said before everybody is told: short lines make twelve times what was received
+SLOT_SIZE = 1 << 18  # bytes that become of what is read at once: 2048 messages of one letter, each with a name
+TURN_SIZE = 2 * (MAX_TURN + SLOT_SIZE)  # bytes of shared memory for what everybody is told, written down twice
+SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
+SPARE_MEMORY = 8 << 20  # bytes kept back for those who are in the room
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
+WAKING = signal.SIGALRM, signal.SIGCHLD  # a time is over, a child has ended
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
+
+
+class Turn:
+    """What is said in one pass of the loop: written down once, and each client is sent all of it but its own words.
+
+    When A, B and C have spoken, the record is [A][B][C]. Written down twice in a row it is [A][B][C][A][B][C], and what
+    B is sent is one slice of that, for a single send: [C][A], from the end of B's own words to where they start again.
+    """
+
+    def __init__(self):
+        self.record = bytearray()
+        self.spans = {}  # client: where its own words start and end in the record
+
+    def takes(self, client):
+        """Return whether a client's words still fit in: they are one span, and a long record would take much memory."""
+        return client not in self.spans and len(self.record) < MAX_TURN
+
+    def add(self, client, words):
+        """Write down a client's words."""
+        start = len(self.record)
+        self.record += words
+        self.spans[client] = start, len(self.record)
+
+    def heard_by(self, client):
+        """Return where in the record, written down twice, that starts which a client is to be sent, and its length."""
+        start, end = self.spans.get(client, (0, 0))
+        return end, start + len(self.record) - end
 
 
 def clean(lines):
@@ -356,6 +397,24 @@ def name_of(address):
     """Return a socket's address as HOST:PORT, with an IPv6 host in brackets."""
     host, number = (address or ("?", 0))[:2]  # of a connection that is reset already, some systems tell no address
     return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
+
+
+def check_spare(sock):
+    """Raise OSError unless descriptors and memory are left besides this socket: those in the room may need some."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = os.dup(sock.fileno())  # the lowest that is free: a high one says that all below it are in use
+    os.close(number)
+    if number >= limit - SPARE_DESCRIPTORS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    mmap.mmap(-1, SPARE_MEMORY, flags=mmap.MAP_PRIVATE).close()
+
+
+def refuse(client, online):
+    """Tell a newcomer that the room is full."""
+    logging.info("%s refused: the room is full, %d online", client.name, online)
+    with contextlib.suppress(OSError):
+        client.sock.send(b"error: the room is full\n", socket.MSG_DONTWAIT)
+    client.sock.close()
 
 
 def port(text):
@@ -372,32 +431,64 @@ def seconds(text):
     return int(text)
 
 
+def listen(host, number):
+    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+    found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+    # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    check_spare(listener)
+    return listener
+
+
+def run_with_signals(run, stop, waker, console):
+    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
+    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
+    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    for number in WAKING:
+        handlers[number] = signal.signal(number, lambda *_: None)  # without a handler it would not wake the parent
+    run()
+    signal.set_wakeup_fd(wakeup_fd)
+    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
+        signal.signal(number, handler if console else signal.SIG_IGN)
+    if console:
+        logging.root.handlers, level, logging.raiseExceptions = log
+        logging.root.setLevel(level)
+    else:
+        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+
+
 def main():
     """Read the arguments, listen, and serve until a signal comes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--idle", metavar="SECONDS", type=seconds, default=300)
     args = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS + WAKING)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
     try:
-        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        listener.setblocking(False)
-        server = ChatServer(listener, args.idle)
+        listener = listen(args.host, args.port)
+        # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
+        wakeup, waker = socket.socketpair()
+        waker.setblocking(False)
+        server = ChatServer(listener, wakeup, args.idle)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    signal.signal(signal.SIGINT, server.stop)
-    signal.signal(signal.SIGTERM, server.stop)
-    signal.signal(signal.SIGALRM, lambda *_: None)  # without handlers they would not wake the parent
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    server.run()
-    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    with listener, wakeup, waker:
+        run_with_signals(server.run, server.stop, waker, console)
 
 
 if __name__ == "__main__":

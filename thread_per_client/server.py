@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import errno
 import logging
+import mmap
 import os
 import queue
 import re
@@ -24,18 +25,168 @@ import threading
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
-MAX_RECORD = 1 << 18  # bytes that are said before everybody is told: short lines make twelve times what was received
+MAX_TASKS = 100  # what may wait for the moderator
 SEND_TIMEOUT = 5  # seconds in which a client must have taken what it is sent, before it is dropped
 LAST_CHANCE = 1  # seconds that sending may take when the server stops
-SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
-
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
-    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
-)
-CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
-UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
+
+
+class ChatServer:
+    """The room: what one client says, all the others hear."""
+
+    def __init__(self, listener, wakeup):
+        self.listener = listener
+        self.wakeup = wakeup  # readable once a signal came
+        self.clients = {}  # descriptor: client
+        self.turn = Turn()
+        self.running = True
+        # What the other threads ask of the moderator, which owns the room. When the queue is full they wait: so it is
+        # that who floods is held back.
+        self.tasks = queue.Queue(MAX_TASKS)
+        self.tasks.put((logging.info, "listening on %s", name_of(listener.getsockname())))
+        self.moderator = threading.Thread(target=self.moderate, daemon=True)
+        self.acceptor = threading.Thread(target=self.accept, daemon=True)
+
+    def run(self):
+        """Serve until stop() is called."""
+        try:
+            self.acceptor.start()
+            self.moderator.start()
+        except RuntimeError as error:  # the system has no thread left
+            sys.exit(f"cannot serve: {error}")
+        while self.running:
+            self.wakeup.recv(1)
+        # Nobody comes any more, and nobody is read any more: each client's thread has its last words told, and ends.
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        for client in list(self.clients.values()):
+            self.fail(client, "dropped: server stopping", socket.SHUT_RD)
+        with contextlib.suppress(queue.Full):
+            self.tasks.put_nowait((self.broadcast,))  # the moderator may be waiting for something to do
+        self.moderator.join(LAST_CHANCE)
+        while self.moderator.is_alive():
+            # It waits for a client that does not read, or for the thread of one who came just now.
+            for client in list(self.clients.values()):
+                self.fail(client, "dropped: server stopping")
+            self.moderator.join(0.1)
+        self.acceptor.join(0.1)
+        logging.info("bye")
+
+    def moderate(self):
+        """Do the tasks one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
+        while self.running or self.clients:
+            task, *args = self.tasks.get()
+            task(*args)
+            # Tell everybody what was said in the tasks that were waiting.
+            if self.tasks.empty():
+                self.broadcast()
+
+    def accept(self):
+        """Give every newcomer a thread of its own, or tell it that the room is full."""
+        while self.running:
+            try:
+                sock, address = self.listener.accept()
+                client = Client(sock, address)
+            except (OSError, MemoryError):  # it is gone again, or something is lacking, in spite of what is kept back
+                time.sleep(0.01)  # the loop must not spin
+                continue
+            try:
+                check_spare(sock)
+                threading.Thread(target=self.attend, args=[client], daemon=True).start()
+            except (OSError, RuntimeError, MemoryError):  # start() raises the second when the system has no thread left
+                self.tasks.put((self.refuse, client))
+
+    def attend(self, client):
+        """Read from a client until it leaves. Each client has a thread that runs this."""
+        self.tasks.put((self.join, client))
+        while not client.left:
+            self.receive(client)
+
+    def join(self, client):
+        """Let a newcomer in; what was said before is not for it."""
+        self.broadcast()
+        self.clients[client.sock.fileno()] = client
+        logging.info("%s joined, %d online", client.name, len(self.clients))
+
+    def receive(self, client):
+        """Read from a client once, and have the messages that are complete now told."""
+        try:
+            data = client.sock.recv(MAX_MESSAGE)
+        except OSError as error:
+            return self.leave(client, f"dropped: {error.strerror.lower()}")
+        if not data and client.failure:
+            return self.leave(client, client.failure)
+        stream = client.received + data
+        # Only the first line can be too long: the others came in this one recv.
+        if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
+            error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
+            return self.leave(client, "dropped: message too long", error)
+        if not data:
+            stream += b"\n"  # the end of the stream ends the last line as a newline does
+        elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
+            stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
+        lines, _, client.received = stream.rpartition(b"\n")
+        words = "".join([f"{client.name} says: {text}\n" for text in clean(lines).split("\n") if text.strip()])
+        if words:
+            self.tasks.put((self.say, client, words.encode()))
+        if not data:
+            self.leave(client, "left")
+
+    def leave(self, client, reason, last=b""):
+        """Have the moderator drop a client. Its thread ends."""
+        client.left = True
+        self.tasks.put((self.drop, client, reason, last))
+
+    def say(self, client, words):
+        """Put a client's words on the turn's record."""
+        if not self.turn.takes(client):
+            self.broadcast()
+        self.turn.add(client, words)
+
+    def broadcast(self):
+        """Tell everybody what the others said in this turn, and begin a new one."""
+        turn, self.turn = self.turn, Turn()
+        if turn.record:
+            for client in self.clients.values():
+                self.send(client, turn.heard_by(client))
+
+    def send(self, client, data):
+        """Send the data, all of it, for which SEND_TIMEOUT must do."""
+        try:
+            # When the time is over, send() returns how much it could send, or raises if that is nothing.
+            sent = client.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except BrokenPipeError:  # it has gone. Its last words may still be unread, so that recv() is to tell the end
+            sent = len(data)
+        except OSError as error:
+            return self.fail(client, f"dropped: {error.strerror.lower()}")
+        if sent < len(data):
+            self.fail(client, "dropped: too slow")
+
+    def fail(self, client, reason, how=socket.SHUT_RDWR):
+        """Send no more to a client. It is dropped when receive() comes to the end of what it said before."""
+        client.failure = reason
+        # This wakes the client's thread. To close the socket would not: and the thread might then read from the next
+        # socket that gets its number.
+        with contextlib.suppress(OSError):
+            client.sock.shutdown(how)
+
+    def refuse(self, client):
+        """Tell a newcomer that the room is full."""
+        refuse(client, len(self.clients))
+
+    def drop(self, client, reason, last=b""):
+        """Part with a client, after one last attempt to send the bytes given."""
+        del self.clients[client.sock.fileno()]
+        logging.info("%s %s, %d online", client.name, reason, len(self.clients))
+        with contextlib.suppress(OSError):
+            client.sock.send(last, socket.MSG_DONTWAIT)
+        client.sock.close()
+
+    def stop(self, *_):
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
+        self.running = False
 
 
 class Client:
@@ -44,170 +195,55 @@ class Client:
     def __init__(self, sock, address):
         self.sock = sock
         self.name = name_of(address)
-        self.says = f"{self.name} says: "  # what stands before each of its messages
         self.received = b""  # the start of a line whose end is still to come
-        self.turn = threading.Lock()  # held from say() to broadcast(): its thread must not run ahead of the room
-        self.failure = None  # why it is to be dropped, once the moderator has failed to send to it
+        self.failure = None  # why it is to be dropped, once it cannot be sent to any more
+        self.left = False  # whether its thread has read all that it is to read
 
 
-class ChatServer:
-    """The room: what one client says, all the others hear."""
+# ----------------------------------------------------------------------------------------------------------------------
+# The same in every version: take it as given at a first reading.
+# ----------------------------------------------------------------------------------------------------------------------
 
-    def __init__(self, listener):
-        self.listener = listener
-        self.clients = {}  # descriptor: client
-        self.record = bytearray()  # all that was said in this turn
-        self.spans = {}  # client: where in the record its own words start and end
-        self.running = True
-        self.tasks = queue.SimpleQueue()  # what the other threads ask of the one that owns the room
-        # A handled signal does not end a wait (PEP 475), but the byte that Python then writes to this socket does.
-        self.wakeup, self.waker = socket.socketpair()
-        self.waker.setblocking(False)
-        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
+MAX_TURN = 1 << 18  # bytes said before everybody is told: short lines make twelve times what was received
+SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
+SPARE_MEMORY = 12 << 20  # bytes kept back for those who are in the room
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
 
-    def run(self):
-        """Serve until stop() is called."""
-        # A thread that wakes up should not push aside the one that has the interpreter's lock: it could not go on.
-        # With SCHED_BATCH it does not (sched(7); only Linux has it), and threads inherit that.
-        with contextlib.suppress(AttributeError, OSError):
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        logging.info("listening on %s", name_of(self.listener.getsockname()))
-        threading.Thread(target=self.accept, daemon=True).start()
-        moderator = threading.Thread(target=self.moderate)
-        moderator.start()
-        while self.running:
-            self.wakeup.recv(1)
-        # Accept nobody any more, and let the moderator finish; a client that does not read may hold it up.
-        with contextlib.suppress(OSError):
-            self.listener.shutdown(socket.SHUT_RDWR)
-        self.tasks.put(None)
-        moderator.join(LAST_CHANCE)
-        while moderator.is_alive():
-            for client in list(self.clients.values()):
-                with contextlib.suppress(OSError):
-                    client.sock.shutdown(socket.SHUT_RDWR)
-            moderator.join(0.1)
-        # A second signal changes nothing, not even when Python, to end, puts the default handlers back. (To block it,
-        # as the versions with one thread do, would leave it to the threads that still wait for their clients.)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        logging.info("bye")
 
-    def stop(self, *_):
-        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
-        self.running = False
+class Turn:
+    """What is said in one pass of the loop: written down once, and each client is sent all of it but its own words.
 
-    def moderate(self):
-        """Do the tasks one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
-        for task, *args in iter(self.tasks.get, None):
-            task(*args)
-            # Tell everybody what was said in the tasks that were waiting.
-            if self.tasks.empty() or len(self.record) > MAX_RECORD:
-                self.broadcast()
-        self.broadcast()
-        for client in list(self.clients.values()):
-            self.drop(client, "dropped: server stopping")
+    When A, B and C have spoken, the record is [A][B][C]. Written down twice in a row it is [A][B][C][A][B][C], and what
+    B is sent is one slice of that, for a single send: [C][A], from the end of B's own words to where they start again.
+    """
 
-    def accept(self):
-        """Give every newcomer a thread of its own, or tell it that the room is full."""
-        while self.running:
-            try:
-                sock, address = self.listener.accept()
-            except OSError as error:  # it is gone, or no descriptor is left in spite of the spare ones
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    time.sleep(0.01)  # the loop must not spin
-                continue
-            client = Client(sock, address)
-            # A new descriptor is the lowest free number: a high one says that all below it are in use.
-            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            try:
-                if sock.fileno() >= limit - SPARE_DESCRIPTORS:
-                    raise RuntimeError("no descriptor left")
-                threading.Thread(target=self.receive, args=[client], daemon=True).start()
-            except RuntimeError:  # start() raises it when the system has no thread left
-                self.tasks.put((self.drop, client, "refused: the room is full", b"error: the room is full\n"))
+    def __init__(self):
+        self.record = bytearray()
+        self.spans = {}  # client: where its own words start and end in the record
+        self.twice = None  # the record twice in a row, once somebody is told
 
-    def receive(self, client):
-        """Read from a client until it leaves, and ask that the messages which are complete be put on the record."""
-        self.tasks.put((self.join, client))
-        while True:
-            try:
-                data = client.sock.recv(MAX_MESSAGE)
-            except OSError as error:
-                return self.tasks.put((self.drop, client, f"dropped: {error.strerror.lower()}"))
-            stream = client.received + data
-            # Only the first line can be too long: the others came in this one recv.
-            if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
-                error = b"error: a message may be at most %d bytes\n" % MAX_MESSAGE
-                return self.tasks.put((self.drop, client, "dropped: message too long", error))
-            if not data:
-                stream += b"\n"  # the end of the stream ends the last line as a newline does
-            elif IAC in stream and INTERRUPT in stream:  # for a single byte the search is much quicker
-                stream, data = stream.partition(INTERRUPT)[0], b""  # the end, too; an unfinished line is discarded
-            lines, _, client.received = stream.rpartition(b"\n")
-            texts = [text for text in clean(lines).split("\n") if text.strip()]
-            if texts:
-                words = (client.says + f"\n{client.says}".join(texts) + "\n").encode()
-                client.turn.acquire()
-                self.tasks.put((self.say, client, words))
-            if not data:
-                return self.tasks.put((self.drop, client, "left"))
+    def takes(self, client):
+        """Return whether a client's words still fit in: they are one span, and a long record would take much memory."""
+        return client not in self.spans and len(self.record) < MAX_TURN
 
-    def join(self, client):
-        """Let a newcomer in; what was said before is not for it."""
-        self.broadcast()
-        self.clients[client.sock.fileno()] = client
-        logging.info("%s joined, %d online", client.name, len(self.clients))
-
-    def say(self, client, words):
-        """Put a client's words on the record, unless it has failed: then what stands at the end is no message."""
-        if client.failure:
-            words = b""
-        self.spans[client] = len(self.record), len(self.record) + len(words)
+    def add(self, client, words):
+        """Write down a client's words."""
+        start = len(self.record)
         self.record += words
+        self.spans[client] = start, len(self.record)
 
-    def broadcast(self):
-        """Send everybody the record of this turn but for their own words, and start a new one."""
-        for client in self.spans:
-            client.turn.release()
-        if self.record:
-            size = len(self.record)
-            # Twice in a row: what comes after a client's own words, and then what came before them, is one slice of it.
-            record, self.record = memoryview(self.record * 2), bytearray()
-            everything = record[:size]
-            for client in self.clients.values():
-                if client in self.spans:
-                    start, end = self.spans[client]
-                    self.send(client, record[end : start + size])
-                else:
-                    self.send(client, everything)
-        self.spans.clear()
-
-    def send(self, client, data):
-        """Send the data, all of it, for which SEND_TIMEOUT must do."""
-        if client.failure:
-            return
-        try:
-            # When the time is over, send() returns how much it could send, or raises if that is nothing.
-            if client.sock.send(data) < len(data):
-                raise BlockingIOError
-        except BlockingIOError:
-            client.failure = "dropped: too slow"
-        except OSError as error:
-            client.failure = f"dropped: {error.strerror.lower()}"
-        if client.failure:
-            # Wake the client's thread, for it to leave. Were the socket closed here, that thread might read from
-            # the next socket that gets its number.
-            with contextlib.suppress(OSError):
-                client.sock.shutdown(socket.SHUT_RDWR)
-
-    def drop(self, client, reason, last=b""):
-        """Part with a client, after one last attempt to send the bytes given."""
-        self.clients.pop(client.sock.fileno(), None)
-        logging.info("%s %s, %d online", client.name, client.failure or reason, len(self.clients))
-        with contextlib.suppress(OSError):
-            client.sock.send(last, socket.MSG_DONTWAIT)
-        client.sock.close()
+    def heard_by(self, client):
+        """Return what a client is to be sent. From now on nothing can be added."""
+        if self.twice is None:
+            self.twice = memoryview(self.record * 2)
+        start, end = self.spans.get(client, (0, 0))
+        return self.twice[end : start + len(self.record)]
 
 
 def clean(lines):
@@ -223,6 +259,24 @@ def name_of(address):
     return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
 
 
+def check_spare(sock):
+    """Raise OSError unless descriptors and memory are left besides this socket: those in the room may need some."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    number = os.dup(sock.fileno())  # the lowest that is free: a high one says that all below it are in use
+    os.close(number)
+    if number >= limit - SPARE_DESCRIPTORS:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    mmap.mmap(-1, SPARE_MEMORY, flags=mmap.MAP_PRIVATE).close()
+
+
+def refuse(client, online):
+    """Tell a newcomer that the room is full."""
+    logging.info("%s refused: the room is full, %d online", client.name, online)
+    with contextlib.suppress(OSError):
+        client.sock.send(b"error: the room is full\n", socket.MSG_DONTWAIT)
+    client.sock.close()
+
+
 def port(text):
     """Return text as a port number, or raise ValueError, which argparse reports."""
     if not (text.isascii() and text.isdigit() and int(text) <= 65535):
@@ -230,29 +284,61 @@ def port(text):
     return int(text)
 
 
+def listen(host, number):
+    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+    found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+    # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT, 0))  # and this
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    check_spare(listener)
+    return listener
+
+
+def run_with_signals(run, stop, waker, console):
+    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
+    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
+    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    run()
+    signal.set_wakeup_fd(wakeup_fd)
+    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
+        signal.signal(number, handler if console else signal.SIG_IGN)
+    if console:
+        logging.root.handlers, level, logging.raiseExceptions = log
+        logging.root.setLevel(level)
+    else:
+        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+
+
 def main():
     """Read the arguments, listen, and serve until a signal comes."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
     try:
-        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_TIMEOUT, 0))  # and this
-        listener.bind(address)
-        listener.listen(BACKLOG)
-        server = ChatServer(listener)
+        listener = listen(args.host, args.port)
+        # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
+        wakeup, waker = socket.socketpair()
+        waker.setblocking(False)
+        server = ChatServer(listener, wakeup)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    signal.signal(signal.SIGINT, server.stop)
-    signal.signal(signal.SIGTERM, server.stop)
-    server.run()
-    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    with listener, wakeup, waker:
+        run_with_signals(server.run, server.stop, waker, console)
 
 
 if __name__ == "__main__":

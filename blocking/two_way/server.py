@@ -11,7 +11,6 @@ you have answered that. End the nc with Ctrl-C instead: nothing tells you that n
 
 import argparse
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -21,26 +20,9 @@ import sys
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
-BACKLOG = 1024  # connections that the kernel holds until they are accepted
-
+IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 KEYBOARD, SCREEN = 0, 1  # descriptors: sys.stdin and sys.stdout have an encoding and a buffer of their own
 QUIT = "quit"  # the line that ends a conversation
-
-IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
-TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
-    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
-)
-CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
-UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
-
-
-class Client:
-    """One connection."""
-
-    def __init__(self, sock, address):
-        self.sock = sock
-        self.name = name_of(address)
-        self.received = b""  # the start of a line whose end is still to come
 
 
 class ChatServer:
@@ -49,7 +31,7 @@ class ChatServer:
     def __init__(self, listener):
         self.listener = listener
         self.clients = []  # one at the most
-        self.keyboard = os.fdopen(KEYBOARD, "rb")  # one for all clients: of a pipe it may read ahead
+        self.keyboard = os.fdopen(KEYBOARD, "rb", closefd=False)  # one for all clients: of a pipe it may read ahead
         self.running = True
 
     def run(self):
@@ -67,22 +49,12 @@ class ChatServer:
             self.drop(client, "dropped: server stopping")
         logging.info("bye")
 
-    def stop(self, *_):
-        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])  # a second one changes nothing
-        # A handler that returns does not end a blocking call (PEP 475): this one raises, but not for a second signal
-        # that came together with the first.
-        if self.running:
-            self.running = False
-            raise KeyboardInterrupt
-
     def accept(self):
         """Let the next client in."""
         try:
             sock, address = self.listener.accept()
-        except OSError as error:  # it is gone, or no descriptor is left
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                time.sleep(0.01)  # the loop must not spin
+        except (OSError, MemoryError):  # it is gone again, or something is lacking
+            time.sleep(0.01)  # the loop must not spin
             return
         client = Client(sock, address)
         self.clients.append(client)
@@ -94,6 +66,8 @@ class ChatServer:
             data = client.sock.recv(MAX_MESSAGE)
         except OSError as error:
             return self.drop(client, f"dropped: {error.strerror.lower()}")
+        if not data and client.failure:
+            return self.drop(client, client.failure)
         stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
         if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
@@ -109,7 +83,7 @@ class ChatServer:
             self.answer(client, text)
             if client not in self.clients:
                 return
-        if client in self.clients and not data:
+        if not data:
             self.drop(client, "left")
 
     def answer(self, client, text):
@@ -133,8 +107,16 @@ class ChatServer:
         """Send data, however long it takes."""
         try:
             client.sock.sendall(data)
+        except BrokenPipeError:  # it has gone. Its last words may still be unread, so that recv() is to tell the end
+            pass
         except OSError as error:
-            self.drop(client, f"dropped: {error.strerror.lower()}")
+            self.fail(client, f"dropped: {error.strerror.lower()}")
+
+    def fail(self, client, reason):
+        """Send no more to a client. It is dropped when receive() comes to the end of what it said before."""
+        client.failure = reason
+        with contextlib.suppress(OSError):
+            client.sock.shutdown(socket.SHUT_RDWR)
 
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send the bytes given."""
@@ -143,6 +125,36 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(last, socket.MSG_DONTWAIT)
         client.sock.close()
+
+    def stop(self, *_):
+        """Have run() end. As a signal handler it gets arguments, which do not matter here."""
+        # A handler that returns does not end a blocking call (PEP 475). This one raises, but only for the first signal.
+        if self.running:
+            self.running = False
+            raise KeyboardInterrupt
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, sock, address):
+        self.sock = sock
+        self.name = name_of(address)
+        self.received = b""  # the start of a line whose end is still to come
+        self.failure = None  # why it is to be dropped, once it cannot be sent to any more
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same in every version: take it as given at a first reading.
+# ----------------------------------------------------------------------------------------------------------------------
+
+BACKLOG = 1024  # connections that the kernel holds until they are accepted
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
 
 
 def show(text):
@@ -173,31 +185,57 @@ def port(text):
     return int(text)
 
 
+def listen(host, number):
+    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+    found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
+    # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
+    family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
+    listener.bind(address)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def run_with_signals(run, stop, console):
+    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
+    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
+    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    run()
+    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
+        signal.signal(number, handler if console else signal.SIG_IGN)
+    if console:
+        logging.root.handlers, level, logging.raiseExceptions = log
+        logging.root.setLevel(level)
+    else:
+        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+
+
 def main():
     """Read the arguments, listen, and serve until a signal comes."""
     while os.open(os.devnull, os.O_RDWR) <= 2:
         pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # reading the keyboard from the background fails, and stops nothing
     try:
-        family, _, _, _, address = socket.getaddrinfo(args.host, args.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
-        listener.bind(address)
-        listener.listen(BACKLOG)
+        listener = listen(args.host, args.port)
         server = ChatServer(listener)
     except (OSError, UnicodeError) as error:
         sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    signal.signal(signal.SIGINT, server.stop)
-    signal.signal(signal.SIGTERM, server.stop)
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # reading the keyboard from the background fails, and stops nothing
-    server.run()
-    sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    with listener:
+        run_with_signals(server.run, server.stop, console)
 
 
 if __name__ == "__main__":
