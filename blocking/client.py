@@ -10,21 +10,44 @@ line: it hangs until somebody speaks, takes that for the answer, and is deaf aga
 
 import argparse
 import contextlib
+import errno
+import io
 import os
 import re
+import select
 import signal
 import socket
 import sys
 
-KEYBOARD, SCREEN = 0, 1  # descriptors: sys.stdin and sys.stdout have buffers and locks of their own
-BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]*")  # lines that get no answer
+KEYBOARD, SCREEN, ERRORS = 0, 1, 2  # descriptors: sys.stdin and sys.stdout have buffers and locks of their own
+
+TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
+    rb"\xff(?:\xfa(?:[^\xff\n]|\xff[^\xf0\n])*(?:\xff\xf0?)?|[\xfb-\xfe].?|[\xec-\xf9]|(\xff)|$)", re.MULTILINE
+)
+CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII, but not tab and newline
+UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
+
+
+class Keyboard(io.RawIOBase):
+    """Standard input, made to look like a file as far as BufferedReader cares, which makes lines of it."""
+
+    def readable(self):
+        """Return that it is a file to read from."""
+        return True
+
+    def readinto(self, buffer):
+        """Wait for what is typed, and put it into the buffer."""
+        while (typed := read_typed(len(buffer))) is None:
+            select.select([KEYBOARD], [], [])
+        buffer[: len(typed)] = typed
+        return len(typed)
 
 
 def chat(sock):
     """Take turns until the server closes: a line, its answer. Return whether the keyboard had ended by then."""
     answers, ended = sock.makefile("rb"), False
-    for line in os.fdopen(KEYBOARD, "rb"):
-        if BLANK.fullmatch(line.decode(errors="replace")):
+    for line in io.BufferedReader(Keyboard()):
+        if not clean(line).strip():  # to the server this is no message: it gets no answer
             continue
         # After a reset this fails, while recv still has what came before it: so recv is the one to tell.
         with contextlib.suppress(OSError):
@@ -42,13 +65,46 @@ def chat(sock):
     return ended
 
 
-def show(received):
-    """Print bytes at once, and all of them: a write may be cut short, by Ctrl-Z for one."""
+def clean(lines):
+    """Return lines of bytes as text that is safe to show on a terminal."""
+    if not lines.isascii():
+        lines = UNSAFE.sub("", TELNET.sub(rb"\1", lines).decode(errors="replace")).encode()
+    return lines.translate(None, CONTROLS).decode()
+
+
+def read_typed(size):
+    """Read what is typed: b"" is its end; None is nothing yet, where another program left the terminal non-blocking."""
     try:
-        while received:
-            received = received[os.write(SCREEN, received) :]
-    except BrokenPipeError:  # nobody reads any more, as after `client.py | head -1`
-        sys.exit(1)
+        typed = os.read(KEYBOARD, size)
+        if not typed:
+            os.tcgetpgrp(KEYBOARD)  # a terminal that is gone fails here. Without this it looks like Ctrl-D
+        return typed
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENOTTY:  # it was no terminal that ended
+            return b""
+        raise OSError(f"cannot read standard input: {error.strerror}") from None
+
+
+def show(received, screen=SCREEN):
+    """Print bytes at once, and all of them: a write may be cut short, by Ctrl-Z for one."""
+    while received:
+        try:
+            received = received[os.write(screen, received) :]
+        except BlockingIOError:  # another program left the terminal non-blocking, and it is full
+            select.select([], [screen], [])
+        except BrokenPipeError:  # nobody reads any more, as after `client.py | head -1`
+            sys.exit(1)
+        except OSError as error:
+            raise OSError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def fail(why):
+    """Say in one line why the client ends, if that can be said, and end it with status 1."""
+    with contextlib.suppress(OSError):
+        show(os.fsencode(f"{os.path.basename(sys.argv[0])}: {why}\n"), ERRORS)
+    sys.exit(1)
 
 
 def port(text):
@@ -58,31 +114,59 @@ def port(text):
     return int(text)
 
 
+@contextlib.contextmanager
+def killable():
+    """Have Ctrl-C and SIGTERM kill meanwhile, as they kill cat, also if they were ignored or blocked before."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    if hasattr(sys, "ps1") or sys.flags.inspect:
+        numbers.remove(signal.SIGINT)  # in a console, which goes on, KeyboardInterrupt ends the client alone
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    if os.getpid() == 1:  # as in a container: SIG_DFL does not kill process 1; a call of C's _exit ends it
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        for number in numbers:
+            libc.signal(number, libc._exit)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@killable()
 def main():
     """Read the arguments, connect, and chat until the server closes."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C kills, as it kills cat: no KeyboardInterrupt
-    while os.open(os.devnull, os.O_RDWR) <= 2:
-        pass  # a standard descriptor that the shell has closed (<&-) would become the socket's
     words = sys.argv[1:]
     if len(words) == 1 and words[0].isdigit():
         words.insert(0, "127.0.0.1")  # a lone number is a port
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO drops __doc__
     parser.add_argument("host", metavar="HOST", nargs="?", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     args = parser.parse_args(words)
     try:
+        while (spare := os.open(os.devnull, os.O_RDWR)) <= ERRORS:
+            pass  # a standard descriptor that the shell has closed (<&-) would become the socket's
+        os.close(spare)
         sock = socket.create_connection((args.host, args.port))
     except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot connect to {args.host}:{args.port}: {error}")
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a line waits for no acknowledgement
-    try:
-        ended = chat(sock)
-    except ConnectionError:
-        ended = False
-    except OSError as error:
-        sys.exit(f"{parser.prog}: {error}")
+        fail(f"cannot connect to {args.host}:{args.port}: {error}")
+    with sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a line waits for no acknowledgement
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a server whose machine vanished is found out
+        try:
+            read_typed(0)  # what cannot be read fails here, also where nobody would type
+            ended = chat(sock)
+        except ConnectionError:
+            ended = False
+        except OSError as error:
+            fail(error)
     if not ended:
-        sys.exit(f"{parser.prog}: the server closed the connection")
+        fail("the server closed the connection")
 
 
 if __name__ == "__main__":

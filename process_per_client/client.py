@@ -7,26 +7,29 @@ Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is pri
 
 import argparse
 import contextlib
+import errno
 import fcntl
 import mmap
 import os
+import select
 import signal
 import socket
 import sys
 
-KEYBOARD, SCREEN = 0, 1  # descriptors: sys.stdin and sys.stdout have buffers and locks of their own
+KEYBOARD, SCREEN, ERRORS = 0, 1, 2  # descriptors: sys.stdin and sys.stdout have buffers and locks of their own
 CHUNK = 4096  # bytes that are read at once
 
 
 def chat(sock):
     """Carry bytes both ways until the server closes; return whether the keyboard had ended by then."""
-    ended = mmap.mmap(-1, 1)  # a byte of memory that both processes have
+    ended, failed = mmap.mmap(-1, 1), mmap.mmap(-1, 4096)  # memory that both processes have: a flag, and a reason
     lifeline = os.pipe()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, no child can be waited for
     keyboard = os.fork()
     if keyboard == 0:
         try:
             end_with_the_other(lifeline)
-            send_typed(sock, ended)
+            send_typed(sock, ended, failed)
         finally:
             os._exit(0)
     try:
@@ -36,6 +39,11 @@ def chat(sock):
         # Nothing else wakes a process that blocks on the keyboard.
         os.kill(keyboard, signal.SIGKILL)
         os.waitpid(keyboard, 0)
+        signal.signal(signal.SIGCHLD, handler)
+        for end in lifeline:
+            os.close(end)
+        if failed[0]:
+            raise OSError(failed[:].rstrip(b"\0").decode())
     return ended[0] == 1
 
 
@@ -43,27 +51,67 @@ def end_with_the_other(lifeline):
     """Have the system send SIGIO, which kills, when nobody has the pipe open for writing: the other was killed."""
     reading, writing = lifeline
     os.close(writing)
+    signal.signal(signal.SIGIO, signal.SIG_DFL)  # it may be ignored or blocked by whoever started this
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGIO})
     fcntl.fcntl(reading, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC)
+    fcntl.fcntl(reading, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):  # what happened before is not told
+        if os.read(reading, 1) == b"":
+            os._exit(0)
 
 
-def send_typed(sock, ended):
-    """Send what is typed, until the keyboard ends."""
-    # After a reset this fails, while recv still has what came before it: so recv is the one to tell.
-    with contextlib.suppress(OSError):
-        while typed := os.read(KEYBOARD, CHUNK):
-            sock.sendall(typed)
-        ended[0] = 1
-        sock.shutdown(socket.SHUT_WR)
+def send_typed(sock, ended, failed):
+    """Send what is typed, until the keyboard ends or fails."""
+    while not ended[0]:
+        try:
+            typed = read_typed(CHUNK)
+        except OSError as error:
+            failed.write(str(error).encode())
+            return sock.shutdown(socket.SHUT_RDWR)  # this wakes the other
+        # After a reset this fails, while recv still has what came before it: so recv is the one to tell.
+        with contextlib.suppress(OSError):
+            if typed:
+                sock.sendall(typed)
+            elif typed == b"":
+                ended[0] = 1
+                sock.shutdown(socket.SHUT_WR)
+            else:
+                select.select([KEYBOARD], [], [])
 
 
-def show(received):
-    """Print bytes at once, and all of them: a write may be cut short, by Ctrl-Z for one."""
+def read_typed(size):
+    """Read what is typed: b"" is its end; None is nothing yet, where another program left the terminal non-blocking."""
     try:
-        while received:
-            received = received[os.write(SCREEN, received) :]
-    except BrokenPipeError:  # nobody reads any more, as after `client.py | head -1`
-        sys.exit(1)
+        typed = os.read(KEYBOARD, size)
+        if not typed:
+            os.tcgetpgrp(KEYBOARD)  # a terminal that is gone fails here. Without this it looks like Ctrl-D
+        return typed
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENOTTY:  # it was no terminal that ended
+            return b""
+        raise OSError(f"cannot read standard input: {error.strerror}") from None
+
+
+def show(received, screen=SCREEN):
+    """Print bytes at once, and all of them: a write may be cut short, by Ctrl-Z for one."""
+    while received:
+        try:
+            received = received[os.write(screen, received) :]
+        except BlockingIOError:  # another program left the terminal non-blocking, and it is full
+            select.select([], [screen], [])
+        except BrokenPipeError:  # nobody reads any more, as after `client.py | head -1`
+            sys.exit(1)
+        except OSError as error:
+            raise OSError(f"cannot write to standard output: {error.strerror}") from None
+
+
+def fail(why):
+    """Say in one line why the client ends, if that can be said, and end it with status 1."""
+    with contextlib.suppress(OSError):
+        show(os.fsencode(f"{os.path.basename(sys.argv[0])}: {why}\n"), ERRORS)
+    sys.exit(1)
 
 
 def port(text):
@@ -73,31 +121,59 @@ def port(text):
     return int(text)
 
 
+@contextlib.contextmanager
+def killable():
+    """Have Ctrl-C and SIGTERM kill meanwhile, as they kill cat, also if they were ignored or blocked before."""
+    numbers = {signal.SIGINT, signal.SIGTERM}
+    if hasattr(sys, "ps1") or sys.flags.inspect:
+        numbers.remove(signal.SIGINT)  # in a console, which goes on, KeyboardInterrupt ends the client alone
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+    if os.getpid() == 1:  # as in a container: SIG_DFL does not kill process 1; a call of C's _exit ends it
+        import ctypes
+
+        libc = ctypes.CDLL(None)
+        for number in numbers:
+            libc.signal(number, libc._exit)
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+@killable()
 def main():
     """Read the arguments, connect, and chat until the server closes."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C kills, as it kills cat: no KeyboardInterrupt
-    while os.open(os.devnull, os.O_RDWR) <= 2:
-        pass  # a standard descriptor that the shell has closed (<&-) would become the socket's
     words = sys.argv[1:]
     if len(words) == 1 and words[0].isdigit():
         words.insert(0, "127.0.0.1")  # a lone number is a port
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO drops __doc__
     parser.add_argument("host", metavar="HOST", nargs="?", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     args = parser.parse_args(words)
     try:
+        while (spare := os.open(os.devnull, os.O_RDWR)) <= ERRORS:
+            pass  # a standard descriptor that the shell has closed (<&-) would become the socket's
+        os.close(spare)
         sock = socket.create_connection((args.host, args.port))
     except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot connect to {args.host}:{args.port}: {error}")
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a line waits for no acknowledgement
-    try:
-        ended = chat(sock)
-    except ConnectionError:
-        ended = False
-    except OSError as error:
-        sys.exit(f"{parser.prog}: {error}")
+        fail(f"cannot connect to {args.host}:{args.port}: {error}")
+    with sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # a line waits for no acknowledgement
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # a server whose machine vanished is found out
+        try:
+            read_typed(0)  # what cannot be read fails here, also where nobody would type
+            ended = chat(sock)
+        except ConnectionError:
+            ended = False
+        except OSError as error:
+            fail(error)
     if not ended:
-        sys.exit(f"{parser.prog}: the server closed the connection")
+        fail("the server closed the connection")
 
 
 if __name__ == "__main__":

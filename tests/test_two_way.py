@@ -318,6 +318,17 @@ def test_quit_as_the_last_line_without_a_newline(desk, run):
     assert (process.wait(), process.log) == (0, "")
 
 
+@pytest.mark.parametrize("line", [b"quit\r\0\n", b"\x1bquit\n", b"\xff\xf9 quit\n", "\u3000quit\u202e\n".encode()])
+def test_what_the_server_takes_for_quit_the_client_takes_for_quit(desk, run, line):
+    """Else it waits for an answer, and says that the server has gone."""
+    process = run([*CLIENT, str(desk.port)], stdin=subprocess.PIPE)
+    desk.logs(r"\S+ joined, 1 online")
+    type_in(process, line)
+    desk.child.expect(rb"\A\s*(\xe3\x80\x80)?quit\r\n")
+    desk.logs(r"\S+ left, 0 online")
+    assert (process.wait(), process.log) == (0, "")
+
+
 def test_what_is_quit_is_heard_also_after_a_line_too_many(desk):
     """The kernel holds a line that nobody will read, and closes with a reset; `quit` was there before it."""
     peer = desk.meet()
