@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -367,13 +368,350 @@ def test_the_figures_in_the_readmes_are_those_of_the_published_result():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_missing_is_named(scratch):
-    (scratch / "rich.py").write_text("raise ImportError('no', name='rich')")
-    environment = {**os.environ, "PYTHONPATH": str(scratch)}
-    done = subprocess.run([sys.executable, str(BENCH / "run.py")], capture_output=True, text=True, env=environment)
+@pytest.mark.parametrize("module", ["rich", "matplotlib"])
+def test_what_is_missing_is_named(bench, scratch, module):
+    """Also what is needed for the plots alone, and before anything is measured."""
+    for name in ("rich", "matplotlib"):
+        (scratch / f"{name}.py").write_text(f"raise ImportError('no', name='{name}')" if name == module else "")
+    if module == "matplotlib":
+        pytest.importorskip("rich", reason="needs rich: pip install '.[bench]'")
+        (scratch / "rich.py").unlink()
+    done = bench("run.py", *SHORT, PYTHONPATH=str(scratch))
     assert done.returncode == 1
-    assert "needs rich" in done.stderr
+    assert f"needs {module}" in done.stderr
     assert ".[bench]" in done.stderr
+    assert not done.stdout
+
+
+SHORT = "--servers", "poll_based", "--scenarios", "few", "--seconds", "0.05", "--rounds", "1", "--output", "result.json"
+PLAIN_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
+@pytest.fixture
+def bench(scratch):
+    """Run a program of the bench to its end: `bench("plot.py", "--check", PYTHONIOENCODING="ascii")`."""
+
+    def run(program, *arguments, options=(), **environment):
+        command = [sys.executable, str(BENCH / program), *map(str, arguments)]
+        environment = {**os.environ, **environment}
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **dict(options)}
+        return subprocess.run(command, cwd=scratch, env=environment, encoding="latin-1", timeout=60, **pipes)
+
+    return run
+
+
+@pytest.fixture
+def needs_extra():
+    for module in ("matplotlib", "rich"):
+        pytest.importorskip(module, reason=f"needs {module}: pip install '.[bench]'")
+
+
+def measurements(path):
+    """Whoever reads the file at any moment finds a whole one."""
+    return json.loads(path.read_text())["measurements"] if path.exists() else []
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii:strict"}, PLAIN_LOCALE],
+    ids=["latin-1", "ascii", "locale"],
+)
+def test_what_cannot_be_encoded_is_shown_more_plainly(bench, scratch, needs_extra, environment):
+    done = bench("run.py", *SHORT, **environment)
+    assert done.returncode == 0, done.stderr
+    assert len(measurements(scratch / "result.json")) == 1
+    assert "| poll_based |" in done.stdout
+    assert "Medians (lowest-highest round)" in done.stdout
+
+
+@pytest.mark.parametrize("how", ["cut", "full", "closed"])
+def test_without_standard_output_the_result_is_saved(bench, scratch, needs_extra, how):
+    if how == "cut":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full", os.O_WRONLY)
+    options = {"stdout": writing}
+    if how == "closed":
+        options["preexec_fn"] = lambda: os.close(1)
+    try:
+        done = bench("run.py", *SHORT, options=options)
+    finally:
+        os.close(writing)
+    assert len(measurements(scratch / "result.json")) == 1
+    assert done.returncode == 0
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert str(scratch / "result.json") in done.stderr
+
+
+def test_cut_while_it_measures(scratch, needs_extra):
+    """As `| head -6` does it."""
+    command = [sys.executable, str(BENCH / "run.py"), *SHORT[:-4], "--rounds", "3", "--output", "result.json"]
+    run = subprocess.Popen(command, cwd=scratch, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while "round 1" not in run.stdout.readline():
+            assert run.poll() is None
+        run.stdout.close()
+        _, err = run.communicate(timeout=60)
+    finally:
+        run.kill()
+        run.wait()
+    assert run.returncode == 0
+    assert len(measurements(scratch / "result.json")) == 3
+    assert len(err.splitlines()) == 1, err
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
+def test_whatever_ends_it_leaves_what_was_measured(scratch, needs_extra, name, reaper):
+    """The result is saved as it comes; a kill -9 alone leaves no time to say where."""
+    number = signal.Signals[name]
+    command = [sys.executable, str(BENCH / "run.py"), *SHORT[:-4], "--rounds", "999", "--output", "result.json"]
+    run = subprocess.Popen(
+        command, cwd=scratch, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    reaper.begin_group(run.pid)
+    result = scratch / "result.json"
+    from meter import ServerMeter
+
+    family = []
+    try:
+        deadline = time.monotonic() + 60
+        while len(seen := measurements(result)) < 2:
+            assert run.poll() is None, run.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        family = ServerMeter(run.pid).family()[1:]
+        run.send_signal(number)
+        _, err = run.communicate(timeout=30)
+    finally:
+        run.kill()
+        run.wait()
+        for pid in family:  # a kill -9 leaves them behind
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        reaper.end_group(run.pid)
+    assert measurements(result)[:2] == seen[:2]
+    if name != "SIGKILL":
+        assert run.returncode == 128 + number
+        assert len(err.splitlines()) == 1, err
+        assert str(result) in err
+        assert not list(scratch.glob(".bench-*"))
+
+
+def test_a_round_that_was_interrupted_is_kept_and_not_counted():
+    import report
+
+    def measurement(number, server, speed):
+        figures = {"lines_per_second": speed}
+        return {"round": number, "server": server, "scenario": "few", "measured": True, **figures}
+
+    rounds = [measurement(0, "mine", 50), measurement(0, "yours", 10), measurement(1, "mine", 80)]
+    result = {"scenarios": ["few"], "servers": {"mine": {}, "yours": {}}, "measurements": rounds, "rounds": 5}
+    result["whole_rounds"] = 1
+    assert report.rounds_of(result) == 1
+    assert report.summarise(result)["few"]["mine"].figures["lines_per_second"].median == 50
+    result["whole_rounds"], result["measurements"] = 0, rounds[:1]
+    assert report.summarise(result)["few"]["mine"].figures["lines_per_second"].median == 50
+
+
+def test_a_place_where_nothing_can_be_saved_is_found_out_before(bench, scratch, needs_extra):
+    (scratch / "file").write_text("")
+    os.mkfifo(scratch / "fifo")
+    for place in ("file/result.json", "fifo", ".", "x" * 300, "/proc/result.json"):
+        done = bench("run.py", *SHORT[:-1], place)
+        assert done.returncode == 1, place
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "cannot be saved" in done.stderr
+        assert not done.stdout
+    assert (scratch / "fifo").is_fifo()
+
+
+def test_a_folder_is_made_and_a_link_stays_a_link(bench, scratch, needs_extra):
+    (scratch / "link.json").symlink_to("new/folder/result.json")
+    done = bench("run.py", *SHORT[:-1], "link.json")
+    assert done.returncode == 0, done.stderr
+    assert (scratch / "link.json").is_symlink()
+    assert len(measurements(scratch / "new" / "folder" / "result.json")) == 1
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_what_was_saved(bench, scratch, needs_extra):
+    import compiled
+
+    compiled.compiled("hot.c", "-shared", "-fPIC")  # is larger than what may be written from now on
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))}
+    done = bench("run.py", *SHORT[:-4], "--rounds", 30, "--output", "result.json", options=full)
+    assert done.returncode == 1
+    assert f"{scratch}/result.json: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert 1 <= len(measurements(scratch / "result.json")) < 30
+    assert "poll_based" in done.stdout.partition("Medians")[0]
+    assert not list(scratch.glob(".bench-*"))
+
+
+def test_an_old_file_stays_as_it_was_when_there_is_no_room(scratch):
+    path = scratch / "old.json"
+    path.write_text("old")
+    path.chmod(0o640)
+    program = "import sys; from pathlib import Path; from output import save; save(Path(sys.argv[1]), b'new' * 1000)"
+    command = [sys.executable, "-c", program, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(BENCH), "PYTHONDONTWRITEBYTECODE": "1"}
+
+    def few_bytes():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    done = subprocess.run(command, env=environment, preexec_fn=few_bytes, capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert [entry.name for entry in scratch.iterdir()] == ["old.json"]
+    assert path.read_text() == "old"
+    subprocess.run(command, env=environment, check=True)
+    assert path.read_text() == "new" * 1000
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+WRONG = [
+    "run.py --rounds 0",
+    "run.py --rounds -1",
+    "run.py --rounds some",
+    "run.py --seconds nan",
+    "run.py --seconds 0",
+    "run.py --seconds inf",
+    "run.py --server-cores first",
+    "run.py --server-cores 4096",
+    "run.py --load-core 4096",
+    "run.py --servers nobody",
+    "run.py --servers=",
+    "run.py --servers poll_based,poll_based",
+    "run.py --scenarios=",
+    "run.py --scenarios few,few",
+    "run.py --server-cmd x=true",
+    "run.py --server-cmd =true_{port}",
+    "run.py --server-cmd x='{port}",
+    "run.py --server-cmd x=./nothing_{port}",
+    "run.py --server-cmd x=/etc/passwd_{port}",
+    "run.py --server-cmd poll_based=true_{port}",
+    "run.py --nonsense",
+    "load.py",
+    "load.py 0",
+    "load.py 65536",
+    "load.py 9 --seconds nan",
+    "load.py 9 --rate 0",
+    "load.py 9 --size 23",
+    "load.py 9 --clients 1",
+    "load.py 9 --clients 16385",
+    "load.py 9 --in-flight 0",
+    "load.py 9 --at-once 0",
+    "load.py 9 --deaf -1",
+    "load.py 9 --pid 0",
+    "plot.py",
+    "plot.py --nonsense",
+]
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_arguments_that_make_no_sense(bench, words, request):
+    if words.startswith("run.py"):
+        request.getfixturevalue("needs_extra")
+    program, *arguments = words.split()
+    done = bench(program, *(argument.replace("_{", " {") for argument in arguments))
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith(f"bench/{program}: ")
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", "{}", '{"measurements": [', "\0\xff"])
+def test_a_file_that_is_no_result(bench, scratch, content):
+    if content is not None:
+        (scratch / "result.json").write_bytes(content.encode("latin-1"))
+    done = bench("plot.py", "result.json")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_the_check_of_the_readmes_needs_no_locale(bench):
+    done = bench("plot.py", "--check", **PLAIN_LOCALE)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("how, why", [("kill -ILL $$", "SIGILL"), ("exit 3", "status 3")])
+def test_a_server_that_ends_without_a_word(running, how, why):
+    import servers
+
+    with pytest.raises(RuntimeError, match=rf"mute does not listen: it said nothing; it .* {why}"):
+        running(servers.other("mute", "sh", "-c", how, "{port}"))
+
+
+@pytest.mark.parametrize(
+    "load_does, why",
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("print('{\"measured\": true, ', flush=True); os.kill(os.getpid(), signal.SIGILL)", "SIGILL"),
+        ("print('{\"measured\": true, ', flush=True)", "it said nothing"),
+        ("sys.exit(4)", "status 4"),
+    ],
+)
+def test_a_load_that_ends_without_a_result(monkeypatch, scratch, needs_extra, load_does, why):
+    import run
+    import scenarios
+    import servers
+
+    (scratch / "load.py").write_text(f"import os, signal, sys\n{load_does}\n")
+    monkeypatch.setattr(run, "BENCH", scratch)
+    cores = os.sched_getaffinity(0)
+    server = servers.known_servers()["poll_based"]
+    result = run.measure(server, scenarios.BY_NAME["few"], 0.05, (cores, cores))
+    assert not result["measured"]
+    assert why in result["error"]
+
+
+def test_a_server_that_dies_or_cannot_be_started_is_a_result(bench, scratch, needs_extra):
+    (scratch / "faulty.py").write_text(FAULTY)
+    (scratch / "no_program").write_text("neither a script nor a program")
+    (scratch / "no_program").chmod(0o755)
+    (scratch / "says").write_text("#!/bin/sh\necho '[/usr/bin/x] [bold]no[/nothing]'")
+    (scratch / "says").chmod(0o755)
+    commands = [f"dier={sys.executable} faulty.py die {{port}}", "no$_$one=./no_program {port}", "[/x]=./says {port}"]
+    words = [word for command in commands for word in ("--server-cmd", command)]
+    done = bench("run.py", *SHORT, *words, PYTHONIOENCODING="utf-8")
+    assert done.returncode == 0, done.stderr
+    by_name = {m["server"]: m for m in measurements(scratch / "result.json")}
+    assert by_name["poll_based"]["faultless"]
+    assert by_name["dier"]["died"]
+    assert by_name["dier"]["error"] == "dier ended: it said nothing; it ended with status 3"
+    assert by_name["no$_$one"]["error"] == "no$_$one cannot be started: Exec format error"
+    assert "[/usr/bin/x] [bold]no[/nothing]" in by_name["[/x]"]["error"]
+    assert "[/x]" in done.stdout
+
+
+def test_a_compiler_that_cannot_compile_is_one_line(bench, scratch, needs_extra):
+    cc = scratch / "cc"
+    for does, why in (("echo hot.c:7: error: no >&2; exit 1", "error: no"), ("kill -ILL $$", "SIGILL")):
+        cc.write_text(f"#!/bin/sh\n{does}\n")
+        cc.chmod(0o755)
+        path = f"{scratch}:{os.environ['PATH']}"
+        for program, arguments in (("run.py", SHORT), ("load.py", ("9",))):
+            done = bench(program, *arguments, PATH=path, TMPDIR=str(scratch))
+            assert done.returncode == 1
+            assert len(done.stderr.splitlines()) == 1, done.stderr
+            assert "cc cannot compile hot.c" in done.stderr
+            assert why in done.stderr
+
+
+def test_a_process_may_have_any_name():
+    """The meter reads those of all processes of the machine."""
+    from meter import ServerMeter
+
+    program = "open('/proc/self/comm', 'wb').write(b'\\xff) (\\xfe'); print('named', flush=True); input()"
+    child = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout.readline() == b"named\n"
+        meter = ServerMeter(child.pid)
+        assert meter.alive()
+        assert child.pid in ServerMeter(os.getpid()).family()
+        assert meter.cpu() > 0
+        assert meter.peak() > 0
+    finally:
+        child.communicate()
 
 
 def test_shares_are_taken_within_a_round():
