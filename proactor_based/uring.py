@@ -208,11 +208,10 @@ class UringProactor(Proactor):
 
     def abandon(self, channel):
         """Cancel what is pending on a socket, and wait until the kernel has let go of it. To close it would not do."""
-        operations = channel.reading, channel.writing
-        for operation in operations:
-            if operation.is_waiting():
-                self.submit(NOBODY, ASYNC_CANCEL, -1, id(operation), 0, 0)
-        while any(operation.is_waiting() for operation in operations):
+        started = [id(operation) for operation in (channel.reading, channel.writing) if id(operation) in self.started]
+        for key in started:
+            self.submit(NOBODY, ASYNC_CANCEL, -1, key, 0, 0)
+        while any(key in self.started for key in started):
             self.ring.enter(1)
             self.reap()
 

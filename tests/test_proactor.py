@@ -251,6 +251,19 @@ def test_recv_while_a_send_is_pending(proactor, pair):
     assert seen.after(len(seen.reports) + 1)[-1] == (ours, "recv", b"hello")
 
 
+def test_what_cannot_be_asked_for_does_no_harm(proactor, pair):
+    """It raises, there and then; the socket can be removed all the same."""
+    ours, peer = pair()
+    seen = Recorder(proactor)
+    proactor.register(ours, seen)
+    with pytest.raises(TypeError):
+        proactor.send(ours, "text")
+    proactor.recv(ours, 100)
+    peer.send(b"hello")
+    assert seen.after(1) == [(ours, "recv", b"hello")]
+    proactor.remove(ours)
+
+
 def test_one_at_a_time_in_each_direction(proactor, pair):
     ours, peer = pair()
     seen = Recorder(proactor)
@@ -605,10 +618,11 @@ def test_a_signal_comes_during_the_wait(proactor, pair):
     seen = Recorder(proactor)
     proactor.register(ours, seen)
     proactor.recv(ours, 100)
-    calls = []
+    calls, timers = [], []
 
     def send_signal():  # to this thread, which waits
-        threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)).start()
+        timers.append(threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)))
+        timers[-1].start()
 
     def handler(*_):
         calls.append("call")
@@ -629,6 +643,9 @@ def test_a_signal_comes_during_the_wait(proactor, pair):
         with pytest.raises(ZeroDivisionError):
             proactor.turn()
     finally:
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for timer in timers:
+            timer.join()
         signal.signal(signal.SIGUSR1, before)
     peer.send(b"again")
     assert seen.after(2)[1:] == [(ours, "recv", b"again")]
