@@ -37,7 +37,7 @@ def pytest_addoption(parser):
     group.addoption("--like", help="expect no more of it than of this model: --like=thread_per_client")
     group.addoption("--promises", help="test these promises alone, separated by commas")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
-    group.addoption("--deadline", type=float, help="seconds for anything that must happen")
+    group.addoption("--deadline", type=float, help="seconds for anything that must happen (15 of a --server-cmd)")
 
 
 def chosen(config, option, known):
@@ -48,7 +48,19 @@ def chosen(config, option, known):
     return names
 
 
+def inherit_no_signals():
+    """Undo what whoever started us (nohup, a shell's background, a supervisor) has ignored or blocked.
+
+    What we start would inherit it: exec keeps what is ignored and blocked, and takes only handlers away.
+    """
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
 def pytest_configure(config):
+    inherit_no_signals()
     config.addinivalue_line(
         "markers",
         "promise(name, instead='', needs=''): the promise that it holds, for the models that keep it, or that do "
@@ -56,10 +68,10 @@ def pytest_configure(config):
     )
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
     config.stash[BROKEN] = set()
-    harness.DEADLINE = config.getoption("--deadline") or harness.DEADLINE
     chosen(config, "--promises", PROMISES)
     chosen(config, "--like", [model.name for model in MODELS])
     command = config.getoption("--server-cmd")
+    harness.DEADLINE = config.getoption("--deadline") or (harness.DEADLINE if command is None else 15.0)
     if command is not None:
         with usage_error("--server-cmd", ValueError):
             words = shlex.split(command)

@@ -53,7 +53,6 @@ def check_everything_was_heard(peers, texts):
         peers,
         says,
         lambda: all(len(peer.unread) >= total - len(wanted[peer]) or peer.ended for peer in peers),
-        within=60,
     )
     for listener in peers:
         lines = bytes(listener.unread).splitlines(keepends=True)

@@ -1,13 +1,17 @@
 """The harness is tested: what it says when something fails, and that it leaves nothing behind."""
 
+import os
 import shlex
 import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import harness
 import psutil
 import pytest
-from harness import wait_until
+from harness import BrokenPromise, Server, Stopwatch, wait_until
 from promises import ROOT
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
@@ -151,3 +155,57 @@ def test_wrong_options(run, options, says):
     process = run([sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", *options], cwd=ROOT)
     assert process.wait(within=30) == pytest.ExitCode.USAGE_ERROR
     assert says in process.log
+
+
+# On any machine, however busy, and however the suite is started
+
+
+def test_nobody_else_is_given_the_same_port(run):
+    """Another pytest chooses at the same time: its server would be taken for ours."""
+    code = "import random, harness; random.seed(1); print(harness.free_port(), flush=True); input()"
+    begin = [sys.executable, "-c", code]
+    options = {"stdin": subprocess.PIPE, "env": {"PYTHONPATH": str(Path(__file__).parent)}}
+    ports = [run(begin, **options).await_log(r"^(\d+)$")[1] for _ in range(3)]
+    assert len(set(ports)) == 3
+
+
+@pytest.fixture
+def starved(run):
+    """A program that never rests and hardly gets a processor, since others want the same one."""
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("only Linux gives a program a processor")
+    if not os.path.exists("/proc/self/schedstat"):
+        pytest.skip("this system does not count for how long a program waits for a processor")
+    programs = [
+        run(["nice", "-n", nice, sys.executable, "-c", "while True: pass"]) for nice in ("19", "10", "10", "10")
+    ]
+    for program in programs:
+        os.sched_setaffinity(program.pid, {min(os.sched_getaffinity(0))})
+    assert wait_until(lambda: all(program.cpu() for program in programs))
+    return programs[0]
+
+
+def test_who_spins_is_found_on_a_busy_machine(starved, monkeypatch):
+    monkeypatch.setattr(harness, "DEADLINE", 5.0)
+    with pytest.raises(BrokenPromise, match="it has nothing to do"):
+        Server.check_idle(starved)
+
+
+def test_who_waits_for_a_processor_is_not_to_blame(starved):
+    watch, begun = Stopwatch(starved), time.monotonic()
+    time.sleep(2)
+    assert watch.lap() < (time.monotonic() - begun) / 2
+
+
+def test_signals_that_were_ignored_or_blocked(run):
+    """By whoever has started pytest. What it starts must not inherit that."""
+    code = (
+        "import os, signal, sys\n"
+        "numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGCHLD]\n"
+        "for number in numbers: signal.signal(number, signal.SIG_IGN)\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, numbers)\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    tests = ["tests/test_clients.py", "-ktest_ctrl_c_leaves_quietly and (select or process or blocking)"]
+    process = run([sys.executable, "-c", code, "-m", "pytest", "-n2", "-pno:cacheprovider", *tests], cwd=ROOT)
+    assert process.wait() == 0, process.log

@@ -61,7 +61,9 @@ def test_a_message_of_4097_bytes(server, line):
     speaker.send(b"before\n")
     listener.expect_line(speaker, "before")
     # In two pieces, so that the server reads all of it, and no reset overtakes the error.
-    speaker.send_parts([line[:3000], line[3000:]], pause=0.05)
+    speaker.send(line[:3000])
+    speaker.await_taken()
+    speaker.send(line[3000:])
     speaker.expect(TOO_LONG)
     speaker.expect_closed()
     if listener is not speaker:
@@ -134,7 +136,7 @@ def test_endless_blank_lines(server):
     for _ in range(1000):
         speaker.send(chunk)  # 62 MiB in all
     speaker.send(b"mark\n")
-    listener.expect_line(speaker, "mark", within=60)
+    listener.expect_line(speaker, "mark")
     grown = server.memory() - before
     assert grown < 20 * MIB, f"{grown / MIB:.1f} MiB more"
 
@@ -213,7 +215,9 @@ def check_full_room(server, inside):
     def finds_place():
         newcomer = server.connect()
         newcomer.offer(b"is there place for me?\n")
-        if speaker.hears(newcomer.line("is there place for me?"), time.monotonic() + 0.5):
+        call = newcomer.line("is there place for me?")
+        wait_until(lambda: speaker.hears(call, time.monotonic() + 0.1) or not open_(newcomer))
+        if call in speaker.unread:
             return newcomer
         newcomer.reset()
         return None

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import wait_until
+from harness import Stopwatch, wait_until
 from promises import MODELS, ROOT, Model
+from test_stopping import check_stopped
 
 MODEL = "process_per_client"
 PROC = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="/proc is Linux's")
@@ -45,16 +46,13 @@ def talk(*peers):
         speaker.send(b"word %d\n" % number)
         for listener in peers:
             if listener is not speaker:
-                listener.expect_line(speaker, f"word {number}", within=30)
+                listener.expect_line(speaker, f"word {number}")
 
 
 def stop(server):
-    server.signal(signal.SIGTERM)
     start = time.monotonic()
-    assert server.wait() == 0
-    assert time.monotonic() - start < 3.0
-    assert server.log.endswith(" bye\n")
-    assert not server.processes()
+    server.signal(signal.SIGTERM)
+    check_stopped(server, start)
 
 
 # One child for each client
@@ -156,9 +154,9 @@ def test_a_child_that_hangs_is_killed(server):
     """Only while it has not taken what was said the others wait, and that is a few seconds."""
     alice, bob, carol = server.join(3)
     child_of(server, carol).suspend()
-    start = time.monotonic()
+    watch = Stopwatch(server)
     talk(alice, bob)
-    assert time.monotonic() - start < 8.0
+    assert watch.lap() < 8.0
     server.await_log(rf"{re.escape(carol.name)} dropped: killed, 2 online$")
     carol.expect_closed()
 
@@ -226,21 +224,25 @@ def shared_memory():
 
 
 def test_idle_users_are_dropped(serve):
-    server = serve(MODEL, "--idle", 2)
+    server = serve(MODEL, "--idle", 3)
     quiet, loud = server.join(2)
-    for _ in range(6):
+    begun, watch = time.monotonic(), Stopwatch(server)
+    for _ in range(100):
         loud.send(b"I am here\n")
-        time.sleep(0.5)
+        if not quiet._receive(time.monotonic() + 0.5) and quiet.ended:
+            break
     line = loud.line("I am here")
     heard = quiet.read_to_end()
-    count = (len(heard) - len(b"error: idle for 2 seconds\n")) // len(line)
-    assert heard == line * count + b"error: idle for 2 seconds\n"
-    assert 2 <= count <= 5
+    assert time.monotonic() - begun > 2.0
+    assert watch.lap() < 5.0
+    count = heard.count(line)
+    assert heard == line * count + b"error: idle for 3 seconds\n"
+    assert count >= 2
     server.await_log(rf"{re.escape(quiet.name)} dropped: idle, 1 online$")
-    start = time.monotonic()
-    loud.expect(b"error: idle for 2 seconds\n")
+    watch.lap()
+    loud.expect(b"error: idle for 3 seconds\n")
     loud.expect_closed()
-    assert time.monotonic() - start < 4.0
+    assert watch.lap() < 5.0
     server.check_room()
 
 
@@ -248,9 +250,10 @@ def test_who_hears_much_and_says_nothing_is_idle_in_the_order_of_time(serve):
     """Timers are sorted by who spoke last, not by who came first."""
     server = serve(MODEL, "--idle", 3)
     alice, bob, carol = server.join(3)
-    for peer in (carol, alice, bob):
+    for peer, listener in ((carol, bob), (alice, bob), (bob, carol)):
         time.sleep(0.3)
         peer.send(b"last words\n")
+        listener.read_until(peer.line("last words"))
     for peer in (carol, alice, bob):
         peer.read_to_end()
     assert wait_until(lambda: server.log.count("dropped: idle") == 3)
@@ -275,7 +278,7 @@ def test_idle_with_much_unsent(serve):
     alice, bob = server.join(2)
     (stuck,) = server.join(1, receive_buffer=4096)
     said = server.hold_up(stuck, alice, bob)
-    server.await_log(rf"{re.escape(stuck.name)} dropped: idle", within=30)
+    server.await_log(rf"{re.escape(stuck.name)} dropped: idle")
     assert said.startswith(stuck.read_to_end().removesuffix(b"error: idle for 10 seconds\n"))
 
 
@@ -355,11 +358,12 @@ def test_the_limit_is_for_descriptors_too(serve):
 
 def test_children_of_somebody_else(serve):
     """Who becomes the server by exec may have had children: they are no clients."""
-    server = serve(MODEL, shell='sleep 0.2 & exec "$@"')
+    server = serve(MODEL, shell='sleep 1000 & exec "$@"')
     alice, bob = server.join(2)
-    time.sleep(0.5)
+    (stranger,) = [child for child in children(server) if child.name() == "sleep"]
+    stranger.kill()
+    assert wait_until(lambda: not stranger.is_running() or stranger.status() == psutil.STATUS_ZOMBIE)
     talk(alice, bob)
-    assert "Traceback" not in server.log
 
 
 # The client

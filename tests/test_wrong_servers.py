@@ -59,7 +59,7 @@ def verdicts(run):
         command = shlex.join([sys.executable, str(FOLDER / f"{name}.py")]) + " {port}"
         pytest_ = [sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", "--server-cmd", command]
         process = run([*pytest_, "--promises", ",".join(promises), *options], cwd=ROOT)
-        process.wait(within=150)
+        process.wait(within=500)
         _, found, summary = process.log.rpartition("= promises =")
         assert found, process.log
         lines = [line.partition(" ") for line in summary.splitlines()[1 : len(PROMISES) + 1]]
@@ -75,11 +75,14 @@ def test_each_of_them_is_listed():
 @pytest.mark.parametrize("name", BREAKS)
 def test_it_breaks_its_promise_and_keeps_another(verdicts, name):
     broken, kept = BREAKS[name]
-    verdict, log = verdicts(name, [broken, kept], "--first", "--deadline=5")
-    assert (verdict[broken], verdict[kept]) == ("BROKEN", "kept"), log
+    verdict, log = verdicts(name, [broken], "--first", "--deadline=5")
+    assert verdict[broken] == "BROKEN", log
+    # A right one is given more time: nothing that must happen takes long, but on a busy machine.
+    verdict, log = verdicts(name, [kept], "--deadline=60")
+    assert verdict[kept] == "kept", log
 
 
 @pytest.mark.parametrize("promise", PROMISES)
 def test_the_correct_one_keeps_its_promises(verdicts, promise):
-    verdict, log = verdicts("base", [promise])
+    verdict, log = verdicts("base", [promise], "--deadline=60")
     assert verdict[promise] == "kept", log
