@@ -29,7 +29,10 @@ def chat(sock):
     if keyboard == 0:
         try:
             end_with_the_other(lifeline)
-            send_typed(sock, ended, failed)
+            send_typed(sock, ended)
+        except OSError as error:
+            failed.write(str(error).encode())
+            sock.shutdown(socket.SHUT_RDWR)  # this wakes the other
         finally:
             os._exit(0)
     try:
@@ -60,14 +63,10 @@ def end_with_the_other(lifeline):
             os._exit(0)
 
 
-def send_typed(sock, ended, failed):
-    """Send what is typed, until the keyboard ends or fails."""
+def send_typed(sock, ended):
+    """Send what is typed, until the keyboard ends."""
     while not ended[0]:
-        try:
-            typed = read_typed(CHUNK)
-        except OSError as error:
-            failed.write(str(error).encode())
-            return sock.shutdown(socket.SHUT_RDWR)  # this wakes the other
+        typed = read_typed(CHUNK)
         # After a reset this fails, while recv still has what came before it: so recv is the one to tell.
         with contextlib.suppress(OSError):
             if typed:
@@ -77,6 +76,13 @@ def send_typed(sock, ended, failed):
                 sock.shutdown(socket.SHUT_WR)
             else:
                 select.select([KEYBOARD], [], [])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The same in every version: take it as given at a first reading.
+# ----------------------------------------------------------------------------------------------------------------------
+
+SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
 
 
 def read_typed(size):
@@ -89,7 +95,7 @@ def read_typed(size):
     except BlockingIOError:
         return None
     except OSError as error:
-        if error.errno == errno.ENOTTY:  # it was no terminal that ended
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):  # it was no terminal that ended
             return b""
         raise OSError(f"cannot read standard input: {error.strerror}") from None
 
@@ -121,40 +127,31 @@ def port(text):
     return int(text)
 
 
-@contextlib.contextmanager
-def killable():
-    """Have Ctrl-C and SIGTERM kill meanwhile, as they kill cat, also if they were ignored or blocked before."""
-    numbers = {signal.SIGINT, signal.SIGTERM}
-    if hasattr(sys, "ps1") or sys.flags.inspect:
-        numbers.remove(signal.SIGINT)  # in a console, which goes on, KeyboardInterrupt ends the client alone
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
-    if os.getpid() == 1:  # as in a container: SIG_DFL does not kill process 1; a call of C's _exit ends it
+def end_at_signals():
+    """Have Ctrl-C and SIGTERM end this as they end cat: at once, and also if they were ignored or blocked before."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    if os.getpid() == 1:  # as in a container: the kernel spares this one what is the default, but not a call of _exit
         import ctypes
 
         libc = ctypes.CDLL(None)
-        for number in numbers:
+        for number in SIGNALS:
             libc.signal(number, libc._exit)
-    try:
-        yield
-    except KeyboardInterrupt:
-        pass
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-@killable()
 def main():
     """Read the arguments, connect, and chat until the server closes."""
     words = sys.argv[1:]
     if len(words) == 1 and words[0].isdigit():
         words.insert(0, "127.0.0.1")  # a lone number is a port
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO drops __doc__
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("host", metavar="HOST", nargs="?", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     args = parser.parse_args(words)
+    # A console that runs this (python -i, IPython's %run) goes on afterwards. Its Ctrl-C is a KeyboardInterrupt.
+    if not (sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back):
+        end_at_signals()
     try:
         while (spare := os.open(os.devnull, os.O_RDWR)) <= ERRORS:
             pass  # a standard descriptor that the shell has closed (<&-) would become the socket's
@@ -168,6 +165,8 @@ def main():
         try:
             read_typed(0)  # what cannot be read fails here, also where nobody would type
             ended = chat(sock)
+        except KeyboardInterrupt:
+            return
         except ConnectionError:
             ended = False
         except OSError as error:
