@@ -3,7 +3,7 @@
 Python loads a module of this name before any program, and finds this one with its folder in PYTHONPATH. The variable
 CHAT_INJECT (JSON) says what is to happen:
 
-    {"fail": ["socket.socket.accept"], "while": "PATH"}   these fail while the file names an error (ENOBUFS, MemoryError)
+    {"fail": ["socket.socket.accept"], "while": "PATH"}   these fail while the file names an error: ENOBUFS
     {"fail": ["socket.socket.accept"], "errors": [...]}   they fail with these errors, once with each of them
     {"deny": {"accept4": "EPERM"}}                        the kernel itself fails these, for ever (seccomp)
     {"record": "PATH", "stop at": 2}                      what recv gives is written down; when a process calls it the
@@ -30,7 +30,6 @@ NUMBERS = {  # of the system's calls, on x86_64 and on aarch64
     "io_uring_setup": (425, 425),
     "listen": (50, 201),
     "memfd_create": (319, 279),
-    "setitimer": (38, 103),
     "setsockopt": (54, 208),
     "socket": (41, 198),
     "socketpair": (53, 199),
