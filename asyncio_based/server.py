@@ -47,7 +47,11 @@ class ChatServer:
         await self.stopping.wait()
         accepting.cancel()
         telling.cancel()
-        await asyncio.sleep(0)  # the coroutines of those who were read in this moment go on first
+        for client in list(self.clients):
+            with contextlib.suppress(OSError):
+                client.reader.feed_eof()  # what the stream has read is still to be told, and nothing more
+                while client in self.clients and not client.reader.at_eof():
+                    self.receive(client, await client.reader.read(MAX_MESSAGE))
         self.broadcast()
         for client in list(self.clients):
             self.drop(client, "dropped: server stopping")
@@ -80,14 +84,16 @@ class ChatServer:
     async def attend(self, client):
         """Read from a client until it leaves. Each client has a task that runs this."""
         while client in self.clients:
-            await self.receive(client)
+            try:
+                data = await client.reader.read(MAX_MESSAGE)
+            except OSError as error:
+                return self.drop(client, f"dropped: {error.strerror or error}".lower())
+            self.receive(client, data)
+            if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
+                await asyncio.sleep(0)
 
-    async def receive(self, client):
-        """Read from a client once, and put the messages that are complete now on the turn's record."""
-        try:
-            data = await client.reader.read(MAX_MESSAGE)
-        except OSError as error:
-            return self.drop(client, f"dropped: {error.strerror or error}".lower())
+    def receive(self, client, data):
+        """Put the messages that are complete now on the turn's record."""
         if not data and client.failure:
             return self.drop(client, client.failure)
         stream = client.received + data
@@ -108,8 +114,6 @@ class ChatServer:
             self.spoken.set()
         if not data:
             self.drop(client, "left")
-        elif len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait: it is the others' turn now
-            await asyncio.sleep(0)
 
     async def tell(self):
         """At the end of each turn tell everybody what was said in it."""

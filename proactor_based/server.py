@@ -116,13 +116,14 @@ class ChatServer:
                 self.send(client, turn.heard_by(client))
 
     def send(self, client, data):
-        """Ask for what is unsent and then the data to be sent, or keep it while a send is pending."""
-        client.unsent += data
+        """Ask for the data to be sent, or keep it while a send is pending."""
+        if client.sending:
+            client.unsent += data
+        elif data:
+            client.sending = data
+            self.proactor.send(client.sock, data)
         if len(client.sending) + len(client.unsent) > MAX_UNSENT:
             self.fail(client, "dropped: too slow")
-        elif client.unsent and not client.sending:
-            client.sending, client.unsent = client.unsent, bytearray()
-            self.proactor.send(client.sock, client.sending)
 
     def sent(self, client, count):
         """Go on with what is unsent: the rest of a send that is done, and what came after it."""
@@ -132,8 +133,8 @@ class ChatServer:
             self.fail(client, f"dropped: {count.strerror.lower()}")
         elif count < len(client.sending):
             client.unsent[:0] = client.sending[count:]
-        client.sending = b""
-        self.send(client, b"")
+        unsent, client.sending, client.unsent = client.unsent, b"", bytearray()
+        self.send(client, unsent)
 
     def fail(self, client, reason):
         """Send no more to a client. It is dropped when receive() comes to the end of what it said before."""
@@ -144,7 +145,7 @@ class ChatServer:
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send what is unsent and the bytes given."""
         del self.clients[client.sock.fileno()]
-        self.proactor.remove(client.sock, client.sending + client.unsent + last)
+        self.proactor.remove(client.sock, bytes(client.sending) + client.unsent + last)
         logging.info("%s %s, %d online", client.name, reason, len(self.clients))
         client.sock.close()
 

@@ -74,12 +74,15 @@ class ChatServer:
 
     def moderate(self):
         """Do the tasks one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
-        while self.running or self.clients:
+        while self.running or not self.tasks.empty() or not all(client.left for client in self.clients.values()):
             task, *args = self.tasks.get()
             task(*args)
             # Tell everybody what was said in the tasks that were waiting.
             if self.tasks.empty():
                 self.broadcast()
+        self.broadcast()
+        for client in list(self.clients.values()):
+            self.drop(client, "dropped: server stopping")
 
     def accept(self):
         """Give every newcomer a thread of its own, or tell it that the room is full."""
@@ -133,9 +136,9 @@ class ChatServer:
             self.leave(client, "left")
 
     def leave(self, client, reason, last=b""):
-        """Have the moderator drop a client. Its thread ends."""
+        """Have the moderator drop a client, or, when the server stops, know that it will say no more."""
         client.left = True
-        self.tasks.put((self.drop, client, reason, last))
+        self.tasks.put((self.drop, client, reason, last) if self.running else (self.broadcast,))
 
     def say(self, client, words):
         """Put a client's words on the turn's record."""

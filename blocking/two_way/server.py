@@ -11,9 +11,11 @@ you have answered that. End the nc with Ctrl-C instead: nothing tells you that n
 
 import argparse
 import contextlib
+import io
 import logging
 import os
 import re
+import select
 import signal
 import socket
 import sys
@@ -31,7 +33,7 @@ class ChatServer:
     def __init__(self, listener):
         self.listener = listener
         self.clients = []  # one at the most
-        self.keyboard = os.fdopen(KEYBOARD, "rb", closefd=False)  # one for all clients: of a pipe it may read ahead
+        self.keyboard = io.BufferedReader(Keyboard())  # one for all clients: of a pipe it may read ahead
         self.running = True
 
     def run(self):
@@ -91,6 +93,8 @@ class ChatServer:
         show(text)
         if text.strip() == QUIT:
             return self.drop(client, "left")
+        if client.failure:  # nobody is there for an answer
+            return
         try:
             # The next line that is not blank. Meanwhile nothing that happens to the client is noticed.
             words = next(filter(str.strip, map(clean, self.keyboard)), "").rstrip("\n")
@@ -157,12 +161,31 @@ CONTROLS = bytes({*range(32), 127} - {*b"\t\n"})  # control characters of ASCII,
 UNSAFE = re.compile("[\x80-\x9f\u202a-\u202e\u2066-\u2069]")  # those beyond ASCII, and bidirectional characters
 
 
+class Keyboard(io.RawIOBase):
+    """Standard input as a file that waits, also where another program left the terminal non-blocking."""
+
+    def readable(self):
+        """Return that it is a file to read from."""
+        return True
+
+    def readinto(self, buffer):
+        """Wait for what is typed, put it into the buffer, and return how much that is."""
+        while True:
+            try:
+                return os.readv(KEYBOARD, [buffer])
+            except BlockingIOError:
+                select.select([KEYBOARD], [], [])
+
+
 def show(text):
     """Print a line at once, and all of it: a write may be cut short, by Ctrl-Z for one."""
     line = f"{text}\n".encode()
     with contextlib.suppress(OSError):  # nobody reads any more: as with a closed log, the server goes on
         while line:
-            line = line[os.write(SCREEN, line) :]
+            try:
+                line = line[os.write(SCREEN, line) :]
+            except BlockingIOError:  # another program left the terminal non-blocking, and it is full
+                select.select([], [SCREEN], [])
 
 
 def clean(lines):
@@ -205,6 +228,8 @@ def run_with_signals(run, stop, console):
     logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
     handlers = {number: signal.signal(number, stop) for number in SIGNALS}
+    # To read the keyboard from the background is to fail, and not to stop the server.
+    handlers[signal.SIGTTIN] = signal.signal(signal.SIGTTIN, signal.SIG_IGN)
     run()
     for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
         signal.signal(number, handler if console else signal.SIG_IGN)
@@ -217,8 +242,9 @@ def run_with_signals(run, stop, console):
 
 def main():
     """Read the arguments, listen, and serve until a signal comes."""
-    while os.open(os.devnull, os.O_RDWR) <= 2:
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
+    os.close(spare)
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
@@ -228,7 +254,6 @@ def main():
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
     if not console:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
-    signal.signal(signal.SIGTTIN, signal.SIG_IGN)  # reading the keyboard from the background fails, and stops nothing
     try:
         listener = listen(args.host, args.port)
         server = ChatServer(listener)
