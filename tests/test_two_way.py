@@ -399,6 +399,8 @@ def test_who_leaves_with_lines_unseen(desk):
     desk.sees("one")
     peer.reset()
     desk.types("1")
+    desk.sees("two")
+    desk.sees("three")
     desk.left(peer, "dropped: (connection reset by peer|broken pipe)")
     desk.meet()
 
