@@ -301,6 +301,17 @@ def test_descriptors_lack(client, spare, listener, run):
         assert process.log == "127.0.0.1:5 says: well, hello\n"
 
 
+@on_linux
+@clients("thread_per_client", "process_per_client")
+def test_no_thread_and_no_process_can_be_had(client, listener, run):
+    if os.geteuid() != 0:
+        pytest.skip("only root can become a user who may have so few")
+    few = "import encodings.idna, resource, shutil; os.setuid(65534); resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))"
+    process = run(in_process(client, listener.address, few), stdin=subprocess.PIPE)
+    assert process.wait() == 1
+    assert re.fullmatch(r"client\.py: [^\n]+\n", process.log)
+
+
 # A keyboard and a screen that misbehave
 
 NON_BLOCKING = after("os.set_blocking(0, False)")

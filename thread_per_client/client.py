@@ -23,7 +23,11 @@ def chat(sock):
     """Carry bytes both ways until the server closes; return whether the keyboard had ended by then."""
     ended, failed = threading.Event(), []
     # A daemon does not hold up the end of the process.
-    threading.Thread(target=send_typed, args=(sock, ended, failed), daemon=True).start()
+    keyboard = threading.Thread(target=send_typed, args=(sock, ended, failed), daemon=True)
+    try:
+        keyboard.start()
+    except RuntimeError as error:  # the system has no thread or no memory left
+        raise OSError(error) from None
     try:
         while received := sock.recv(CHUNK):
             show(received)
