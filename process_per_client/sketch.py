@@ -32,7 +32,7 @@ def accept(listener):
 def receive(sock, name, writer):
     for line in sock.makefile("rb"):
         os.write(writer, f"{name} says: ".encode() + line.rstrip() + b"\n")
-    sys.exit()  # not back to run(), which is the parent's
+    os._exit(0)  # not back to run(), which is the parent's
 
 
 def collect(pipe):
