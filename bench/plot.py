@@ -1,8 +1,8 @@
-"""Plots from a result, and the figures in the READMEs.
+"""Plots from a result, and the figures in the pages.
 
     python bench/plot.py RESULT.json    draws the plots beside it
-    python bench/plot.py --publish      for bench/results/published.json, with its figures into the READMEs
-    python bench/plot.py --check        changes nothing; status 1 if a README has not the published figures
+    python bench/plot.py --publish      for bench/results/published.json, with its figures into the pages
+    python bench/plot.py --check        changes nothing; status 1 if a page has not the published figures
 
 Same input, same bytes (with the same matplotlib). No background, and tones that stand out from white as well
 as from black; servers are told apart by marker, dashes and label, not by colour alone.
@@ -270,10 +270,8 @@ def main():
     Screen("plot.py")
     parser = Arguments(description=__doc__.partition("\n")[0])
     parser.add_argument("result", type=Path, nargs="?", help="what run.py has measured")
-    parser.add_argument("--publish", action="store_true", help="plots and figures for the READMEs")
-    parser.add_argument(
-        "--check", action="store_true", help="are the figures in the READMEs those that were published?"
-    )
+    parser.add_argument("--publish", action="store_true", help="plots and figures for the pages")
+    parser.add_argument("--check", action="store_true", help="are the figures in the pages those that were published?")
     options = parser.parse_args()
     if not options.result and not options.publish and not options.check:
         parser.error("a result, --publish or --check")

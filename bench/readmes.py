@@ -1,4 +1,4 @@
-"""The figures in the READMEs, written between comments that a reader does not see:
+"""The figures in the pages (all *.md), written between comments that a reader does not see:
 
     <!-- bench:machine -->                           what was measured on
     <!-- bench:overview -->                          all servers, the most telling figures
@@ -7,10 +7,13 @@
     <!-- bench:value all-talk epoll_based METRIC --> one figure in a sentence, with its unit
     <!-- bench:share all-talk epoll_based METRIC --> its share of the limit's
 
-Each ends with <!-- /bench -->. METRIC: see TEXTS in scenarios.py.
+Each ends with <!-- /bench -->. METRIC: see TEXTS in scenarios.py. A comment that is none of these, or for which the
+result has nothing, is refused.
 """
 
+import os
 import re
+from pathlib import Path
 
 from output import save
 from report import cell, columns_of, number, rounds_of, summarise, table_of, used_by_others
@@ -18,11 +21,14 @@ from scenarios import BY_NAME, CROWD, TEXTS
 from servers import ROOT
 
 BLOCK = re.compile(r"(<!-- bench:(\w+)((?: [\w-]+)*) -->)(.*?)(<!-- /bench -->)", re.DOTALL)
+STRAY = re.compile(r"<!--\s*/?bench\b.*?(?:-->|$)", re.MULTILINE)
 INLINE = ("value", "share")
 
 
 def markdown_table(header, rows):
     """Columns that are empty in all rows are left out."""
+    if not rows:
+        raise KeyError("there is nothing to show")
     used = [index for index in range(len(header)) if any(row[index] for row in rows)]
     lines = [[header[index] for index in used], ["---" if not index else "--:" for index in used]]
     lines += [[row[index] for index in used] for row in rows]
@@ -120,24 +126,37 @@ def text_of(kind, words, result, summaries):
     raise KeyError(kind)
 
 
-def filled(text, result, summaries):
+def filled(name, text, result, summaries):
+    """The text of a page with the figures that the result has. A mark that gets none is refused."""
+
     def replacement(found):
-        start, kind, words, _, end = found.groups()
+        start, kind, words, old, end = found.groups()
+        if stray := STRAY.search(old):
+            raise SystemExit(f"bench: {name}: {start} is not closed before {stray[0]}")
         try:
             made = text_of(kind, words.split(), result, summaries)
-        except (KeyError, TypeError, ValueError):
-            raise SystemExit(f"bench: the result has nothing for {start}") from None
+        except (LookupError, TypeError, ValueError):
+            raise SystemExit(f"bench: {name}: the result has nothing for {start}") from None
         return f"{start}{made}{end}" if kind in INLINE else f"{start}\n{made}\n{end}"
 
+    if stray := STRAY.search(BLOCK.sub("", text)):
+        raise SystemExit(f"bench: {name}: {stray[0]} is no mark, or is half of one")
     return BLOCK.sub(replacement, text)
 
 
+def pages(root=ROOT):
+    """All pages of the repository, but for those in folders with a dot, such as .venv."""
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(folder, name) for name in sorted(names) if name.endswith(".md"))
+
+
 def fill(result, write, root=ROOT):
-    """Returns which READMEs are not as the result has it, after writing them anew if that is wanted: all or none."""
+    """Returns which pages are not as the result has it, after writing them anew if that is wanted: all or none."""
     summaries, stale = summarise(result), {}
-    for path in [*root.glob("*.md"), *root.glob("[!.]*/*.md"), *root.glob("[!.]*/*/*.md")]:
+    for path in pages(root):
         text = path.read_bytes().decode(errors="surrogateescape")
-        new = filled(text, result, summaries)
+        new = filled(path.relative_to(root), text, result, summaries)
         if new != text:
             stale[path] = new
     for path, new in stale.items() if write else ():

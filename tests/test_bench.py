@@ -355,12 +355,44 @@ def test_figures_are_filled_in_and_checked(small_run, scratch):
     assert readmes.fill(result, write=False, root=scratch) == []
     readme.write_text(text.replace(" µs<!--", "1 µs<!--"))
     assert readmes.fill(result, write=False, root=scratch) == ["README.md"]
-    readme.write_text("<!-- bench:value few nobody cpu_us_per_line --><!-- /bench -->")
-    with pytest.raises(SystemExit):
-        readmes.fill(result, write=False, root=scratch)
+    readme.unlink()
+    deep = scratch / "features" / "names" / "more" / "PAGE.md"
+    for page, seen in ((deep, True), (scratch / ".venv" / "README.md", False)):
+        page.parent.mkdir(parents=True)
+        page.write_text("<!-- bench:model loser --><!-- /bench -->")
+        assert bool(readmes.fill(result, write=False, root=scratch)) is seen
+        page.unlink()
 
 
-def test_the_figures_in_the_readmes_are_those_of_the_published_result():
+@pytest.mark.parametrize(
+    "mark",
+    [
+        "<!-- bench:value few nobody cpu_us_per_line --><!-- /bench -->",
+        "<!-- bench:share few poll_based nonsense --><!-- /bench -->",
+        "<!-- bench:model nobody -->\n<!-- /bench -->",
+        "<!-- bench:model -->\n<!-- /bench -->",
+        "<!-- bench:table nothing -->\n<!-- /bench -->",
+        "<!-- bench:table -->\n<!-- /bench -->",
+        "<!-- bench:nonsense -->\n<!-- /bench -->",
+        "<!-- bench: model poll_based -->\n<!-- /bench -->",
+        "<!-- bench:model poll_based\n",
+        "<!-- bench:model poll_based -->\n",
+        "<!-- bench:model poll_based -->\n<!-- bench:machine -->\n<!-- /bench -->",
+        "<!-- /bench -->",
+    ],
+)
+def test_a_mark_for_which_there_is_nothing_is_refused(scratch, mark):
+    """Also one that is half a mark: what it is about would never be made anew."""
+    import readmes
+
+    result = json.loads((BENCH / "results" / "published.json").read_text())
+    (scratch / "README.md").write_text(f"<!-- bench:machine -->\nold\n<!-- /bench -->\n{mark}")
+    with pytest.raises(SystemExit, match=r"README\.md: .*<!-- "):
+        readmes.fill(result, write=True, root=scratch)
+    assert "old" in (scratch / "README.md").read_text()
+
+
+def test_the_figures_in_the_pages_are_those_of_the_published_result():
     published = BENCH / "results" / "published.json"
     if not published.exists():
         pytest.skip("nothing is published yet")
@@ -627,7 +659,7 @@ def test_a_file_that_is_no_result(bench, scratch, content):
     assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_the_check_of_the_readmes_needs_no_locale(bench):
+def test_the_check_of_the_pages_needs_no_locale(bench):
     done = bench("plot.py", "--check", **PLAIN_LOCALE)
     assert done.returncode == 0, done.stdout + done.stderr
 
