@@ -88,7 +88,7 @@ def inner(process):
 @clients()
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_ends_process_1(client, number, listener, started):
-    process = started(namespaces("--pid", "--fork", "--mount-proc"), client, *listener.address)
+    process = started(namespaces("--pid", "--fork"), client, *listener.address)
     peer = listener.accept()
     check_well(process, peer)
     os.kill(inner(process), number)
@@ -101,7 +101,7 @@ def test_a_signal_ends_process_1(client, number, listener, started):
 @on_linux
 @clients()
 def test_ctrl_c_ends_process_1(client, listener, terminal):
-    child = terminal([*namespaces("--pid", "--fork", "--mount-proc"), *command(client, *listener.address)])
+    child = terminal([*namespaces("--pid", "--fork"), *command(client, *listener.address)])
     peer = listener.accept()
     child.sendline(b"hello")
     peer.expect(b"hello\n")
