@@ -10,6 +10,7 @@ answer comes. End the first with Ctrl-C, and there it is.
 import argparse
 import contextlib
 import logging
+import os
 import re
 import signal
 import socket
@@ -152,34 +153,43 @@ def port(text):
     return int(text)
 
 
-def listen(host, number):
-    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+def look_up(host, number):
+    """Return the address family and the address of a host and port. OSError or UnicodeError says why there is none."""
     found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
     # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    return family, address
+
+
+def listen(listener, address):
+    """Have a socket listen at an address. OSError says why it cannot."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
     listener.bind(address)
     listener.listen(BACKLOG)
-    return listener
 
 
-def run_with_signals(run, stop, console):
-    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
-    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
-    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+@contextlib.contextmanager
+def signals_and_log(console):
+    """Make them fit for a server. A console, which goes on afterwards, gets back what it had."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
+    log, level = logging.root.handlers, logging.root.level
+    logging.root.handlers = []
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
-    run()
-    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
-        signal.signal(number, handler if console else signal.SIG_IGN)
-    if console:
-        logging.root.handlers, level, logging.raiseExceptions = log
-        logging.root.setLevel(level)
-    else:
-        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    logging.root.handlers[0].handleError = lambda _: None  # a log that cannot be written does no harm
+    try:
+        yield
+    finally:
+        if console:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            logging.root.handlers = log
+            logging.root.setLevel(level)
 
 
 def main():
@@ -188,18 +198,25 @@ def main():
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
-    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
-    if not console:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
-    try:
-        listener = listen(args.host, args.port)
-        server = ChatServer(listener)
-    except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    with listener:
-        run_with_signals(server.run, server.stop, console)
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)  # python -i, IPython, a program
+    with signals_and_log(console), contextlib.ExitStack() as stack:
+        try:
+            while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+                pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
+            os.close(number)
+            family, address = look_up(args.host, args.port)
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listen(listener, address)
+            server = ChatServer(listener)
+        except (OSError, UnicodeError) as error:
+            sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
+        for number in SIGNALS:
+            signal.signal(number, server.stop)
+        server.run()
+        if not console:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # a second one changes nothing while Python ends
+            sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
 
 
 if __name__ == "__main__":

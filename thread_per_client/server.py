@@ -53,7 +53,7 @@ class ChatServer:
             self.acceptor.start()
             self.moderator.start()
         except RuntimeError as error:  # the system has no thread left
-            sys.exit(f"cannot serve: {error}")
+            sys.exit(f"{os.path.basename(sys.argv[0])}: cannot serve: {error}")
         while self.running:
             self.wakeup.recv(1)
         # Nobody comes any more, and nobody is read any more: each client's thread has its last words told, and ends.
@@ -287,12 +287,16 @@ def port(text):
     return int(text)
 
 
-def listen(host, number):
-    """Return a socket that listens. OSError or UnicodeError says why there is none."""
+def look_up(host, number):
+    """Return the address family and the address of a host and port. OSError or UnicodeError says why there is none."""
     found = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)
     # Of "localhost" there are often two, ::1 and 127.0.0.1, and client.py goes to the second.
     family, _, _, _, address = min(found, key=lambda entry: entry[0] != socket.AF_INET)
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    return family, address
+
+
+def listen(listener, address):
+    """Have a socket listen at an address. OSError says why it cannot."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections in TIME_WAIT hold the port
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)  # accepted sockets inherit this
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # and this
@@ -300,25 +304,28 @@ def listen(host, number):
     listener.bind(address)
     listener.listen(BACKLOG)
     check_spare(listener)
-    return listener
 
 
-def run_with_signals(run, stop, waker, console):
-    """Call run(), while SIGINT and SIGTERM call stop() and the log goes to standard error; then clean up."""
-    log = logging.root.handlers, logging.root.level, logging.raiseExceptions
-    logging.root.handlers, logging.raiseExceptions = [], False  # a log that cannot be written does no harm
+@contextlib.contextmanager
+def signals_and_log(console):
+    """Make them fit for a server. A console, which goes on afterwards, gets back what it had."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, handlers)  # whoever started this may have blocked them
+    if not console:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
+    log, level = logging.root.handlers, logging.root.level
+    logging.root.handlers = []
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
-    wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
-    handlers = {number: signal.signal(number, stop) for number in SIGNALS}
-    run()
-    signal.set_wakeup_fd(wakeup_fd)
-    for number, handler in handlers.items():  # with the program at its end, a second signal changes nothing
-        signal.signal(number, handler if console else signal.SIG_IGN)
-    if console:
-        logging.root.handlers, level, logging.raiseExceptions = log
-        logging.root.setLevel(level)
-    else:
-        sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
+    logging.root.handlers[0].handleError = lambda _: None  # a log that cannot be written does no harm
+    try:
+        yield
+    finally:
+        if console:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            logging.root.handlers = log
+            logging.root.setLevel(level)
 
 
 def main():
@@ -327,21 +334,30 @@ def main():
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
-    # A console that runs this (python -i, IPython's %run) goes on afterwards. It is to find everything as it was.
-    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # whoever started this may have blocked them
-    if not console:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt would end the look-up of a host
-    try:
-        listener = listen(args.host, args.port)
-        # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
-        wakeup, waker = socket.socketpair()
-        waker.setblocking(False)
-        server = ChatServer(listener, wakeup)
-    except (OSError, UnicodeError) as error:
-        sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-    with listener, wakeup, waker:
-        run_with_signals(server.run, server.stop, waker, console)
+    console = bool(sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back)  # python -i, IPython, a program
+    with signals_and_log(console), contextlib.ExitStack() as stack:
+        try:
+            while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+                pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
+            os.close(number)
+            family, address = look_up(args.host, args.port)
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listen(listener, address)
+            # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
+            wakeup, waker = map(stack.enter_context, socket.socketpair())
+            waker.setblocking(False)
+            server = ChatServer(listener, wakeup)
+        except (OSError, UnicodeError) as error:
+            sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
+        wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, server.stop)
+        server.run()
+        signal.set_wakeup_fd(wakeup_fd)
+        if not console:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # a second one changes nothing while Python ends
+            sys.stderr = None  # or Python ends with status 120, if it cannot flush a log that was closed
 
 
 if __name__ == "__main__":
