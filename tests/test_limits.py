@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-import os
+import re
 import resource
 import sys
 import time
@@ -248,6 +248,108 @@ def test_a_full_room_that_is_pushed_at(start):
     server.check_descriptors(at_most=held + 2)
 
 
+def fate(server, peer, pattern="joined|refused"):
+    """What the log says of the client, once it does: of the last one that had its port."""
+    __tracebackhide__ = True
+    pattern = re.compile(rf"^\S+ {re.escape(peer.name)} ({pattern})", re.MULTILINE)
+    found = wait_until(lambda: pattern.search(server.log, peer.log_before))
+    if not found:
+        raise BrokenPromise(f"the log never had {pattern.pattern!r} of it:\n{server.log}")
+    return found[1]
+
+
+def connect(server):
+    """A client that knows how long the log was before it came: for its port may have been another's."""
+    log_before = len(server.log)
+    peer = server.connect()
+    peer.log_before = log_before
+    return peer
+
+
+def fill_small_room(server):
+    """Let more come than a server with 64 descriptors takes; return who is in the room, from the log."""
+    __tracebackhide__ = True
+    peers = [connect(server) for _ in range(70)]
+    inside = [peer for peer in peers if fate(server, peer) == "joined"]
+    for peer in peers:
+        if peer not in inside:
+            peer.expect_closed(maybe_after=FULL)
+            peer.reset()
+    assert 40 <= len(inside) < 64
+    return inside
+
+
+def check_comes_in(server):
+    """The very next one who comes is let in."""
+    __tracebackhide__ = True
+    newcomer = connect(server)
+    if fate(server, newcomer) == "refused":
+        raise BrokenPromise(f"there was room, and {newcomer.name} was refused")
+    return newcomer
+
+
+def leave_and_be_gone(server, leavers, how):
+    __tracebackhide__ = True
+    for leaver in leavers:
+        getattr(leaver, how)()
+    for leaver in leavers:
+        fate(server, leaver, "left|dropped")
+        if how == "finish":
+            leaver.reset()
+
+
+@pytest.mark.promise("limits.room")
+@pytest.mark.ours("the log")
+def test_a_full_room_that_has_emptied(start):
+    """Again and again, with nobody left: the very first newcomer is let in, and about as many as before find place."""
+    server = start(nofile=64)
+    capacity = []
+    for how in "close", "reset", "finish":
+        inside = fill_small_room(server)
+        capacity.append(len(inside))
+        leave_and_be_gone(server, inside, how)
+        assert server.log.endswith(" 0 online\n")
+        newcomer = check_comes_in(server)
+        leave_and_be_gone(server, [newcomer], how)
+    assert max(capacity) - min(capacity) <= 8, capacity  # a descriptor that is kept back may become a client's
+    server.check_idle(0.3)
+
+
+@pytest.mark.promise("limits.room")
+@pytest.mark.ours("the log")
+def test_one_leaves_a_full_room(start):
+    """Whoever it is, the very next newcomer is let in, and then the room is full again."""
+    server = start(nofile=64)
+    inside = fill_small_room(server)
+    for how, which in itertools.product(["close", "reset", "finish"], [0, 20, -1]):
+        leave_and_be_gone(server, [inside.pop(which)], how)
+        inside.append(check_comes_in(server))
+        # A descriptor that is kept back may become a client's, if it was the lowest: then one more finds place.
+        while fate(server, newcomer := connect(server)) == "joined":
+            inside.append(newcomer)
+            assert len(inside) < 60, "the room is never full again"
+        newcomer.expect_closed(maybe_after=FULL)
+    inside[-1].send(b"I am the last\n")
+    inside[0].expect_line(inside[-1], "I am the last")
+
+
+@pytest.mark.promise("limits.room")
+@pytest.mark.ours("the log")
+def test_some_leave_a_room_that_is_pushed_at(start):
+    """While others still wait to be accepted: as many as have left find place, and are the first of those who wait."""
+    server = start(nofile=64)
+    inside = fill_small_room(server)
+    with server.frozen():
+        for leaver in inside[:5]:
+            leaver.close()
+    for leaver in inside[:5]:
+        fate(server, leaver, "left|dropped")
+    with server.frozen():
+        crowd = [connect(server) for _ in range(20)]
+    fates = [fate(server, peer) for peer in crowd]
+    assert fates[:5] == ["joined"] * 5 and fates[-5:] == ["refused"] * 5, fates
+
+
 def lower_limit(server, count):
     """Take descriptors from a running server, as `prlimit --pid PID --nofile=COUNT` does."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -294,16 +396,6 @@ def test_out_of_threads(serve):
     one_arena = {"MALLOC_ARENA_MAX": "1"}  # so that what a thread takes is its stack, of 8192 KiB
     server = serve("thread_per_client", shell='ulimit -v 1000000; exec "$@"', env=one_arena)
     check_full_room(server, fill(server, 150, at_least=20))
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="only Linux has SCHED_BATCH")
-def test_threads_do_not_push_each_other_aside(serve):
-    """All threads of the thread model are SCHED_BATCH, those that came later as well."""
-    server = serve("thread_per_client")
-    server.join(2)
-    threads = [int(thread) for thread in os.listdir(f"/proc/{server.pid}/task")]
-    assert len(threads) == 5
-    assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_BATCH}
 
 
 def needs_descriptors(count):

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from harness import Stopwatch, wait_until
 from promises import MODELS, ROOT, Model
+from test_last_words import arrived
 from test_stopping import check_stopped
 
 MODEL = "process_per_client"
@@ -101,6 +102,72 @@ def test_many_come_and_go(server):
         carol.expect_closed()
     assert wait_until(lambda: len(children(server)) == 2)
     talk(alice, bob)
+
+
+# Newcomers
+
+
+def rests(server, *peers):
+    """Whether what these have said is in the parent's hands: nobody has anything to do."""
+    processes = [psutil.Process(server.pid), *(child_of(server, peer) for peer in peers)]
+    return all(process.status() == psutil.STATUS_SLEEPING for process in processes)
+
+
+@PROC
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_newcomer_hears_nothing_that_was_said_before_it_came(server, count):
+    """Also when that could not be told yet, since a child is slow to take what was said before it."""
+    alice, bob, carol = server.join(3)
+    slow = child_of(server, carol)
+    slow.suspend()
+    try:
+        alice.send(b"one\n")
+        bob.expect_line(alice, "one")
+        for speaker in (alice, bob):
+            speaker.send(b"too early\n" * count)
+        assert wait_until(lambda: not (arrived(alice) or arrived(bob)) and rests(server, alice, bob))
+        dave = server.connect()
+        server.await_log(rf"{re.escape(dave.name)} joined, 4 online$")
+        for speaker in (alice, bob):
+            speaker.send(b"welcome\n")
+    finally:
+        slow.resume()
+    heard = dave.read_line() + dave.read_line()
+    assert sorted(heard.splitlines(keepends=True)) == sorted([alice.line("welcome"), bob.line("welcome")])
+    dave.expect_nothing()
+    for speaker, texts in {alice: ["one"] + ["too early"] * count, bob: ["too early"] * count}.items():
+        expected = [speaker.line(text) for text in [*texts, "welcome"]]
+        assert carol.hears(expected[-1], time.monotonic() + 10)
+        lines = bytes(carol.unread).splitlines(keepends=True)
+        assert [line for line in lines if line.startswith(speaker.name.encode())] == expected
+    assert "dropped" not in server.log
+
+
+@PROC
+def test_newcomers_one_after_the_other_while_a_child_is_slow(server):
+    """Each hears what was said since it came, and nothing that was said earlier."""
+    alice, bob, carol = server.join(3)
+    slow = child_of(server, carol)
+    slow.suspend()
+    try:
+        alice.send(b"one\n")
+        bob.expect_line(alice, "one")
+        newcomers, speakers = [], [bob]
+        for number in range(4):
+            speaker = speakers[-1]  # another each time: a second line of one who is not answered yet is not read
+            speaker.send(f"before {number}\n".encode())
+            assert wait_until(lambda speaker=speaker: not arrived(speaker) and rests(server, speaker))
+            newcomers.append(server.connect())
+            speakers.append(newcomers[-1])
+            server.await_log(rf"{re.escape(newcomers[-1].name)} joined, {4 + number} online$")
+    finally:
+        slow.resume()
+    carol.send(b"the end\n")
+    for index, newcomer in enumerate(newcomers):
+        heard = newcomer.read_until(carol.line("the end")).removesuffix(carol.line("the end"))
+        later = [(number, speakers[number]) for number in range(index + 1, 4)]
+        expected = [speaker.line(f"before {number}") for number, speaker in later if speaker is not newcomer]
+        assert sorted(heard.splitlines(keepends=True)) == sorted(expected)
 
 
 # Crashes
