@@ -25,6 +25,7 @@ import sys
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
+LAST_CHANCE = 1  # seconds that telling may take when the server stops
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -47,10 +48,11 @@ class ChatServer:
         await self.stopping.wait()
         accepting.cancel()
         telling.cancel()
+        end = self.loop.time() + LAST_CHANCE
         for client in list(self.clients):
             with contextlib.suppress(OSError):
                 client.reader.feed_eof()  # what the stream has read is still to be told, and nothing more
-                while client in self.clients and not client.reader.at_eof():
+                while client in self.clients and not client.reader.at_eof() and self.loop.time() < end:
                     self.receive(client, await client.reader.read(MAX_MESSAGE))
         self.broadcast()
         for client in list(self.clients):

@@ -27,6 +27,7 @@ from backends import create_proactor
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
+LAST_CHANCE = 1  # seconds that telling may take when the server stops
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -50,6 +51,10 @@ class ChatServer:
             self.proactor.turn()
             # Tell everybody what was said in this turn.
             self.broadcast()
+        end = time.monotonic() + LAST_CHANCE
+        while self.proactor.received and time.monotonic() < end:  # what has been read is still to be told
+            self.proactor.turn()
+            self.broadcast()
         self.proactor.remove(self.listener)
         self.listener.close()
         for client in list(self.clients.values()):
@@ -58,7 +63,8 @@ class ChatServer:
 
     def accept(self, listener, _, result):
         """Let a newcomer in, or tell it that the room is full."""
-        self.proactor.accept(listener)
+        if self.running:
+            self.proactor.accept(listener)
         if isinstance(result, OSError):  # it is gone again, or something is lacking, in spite of what is kept back
             time.sleep(0.01)  # the loop must not spin
             return
@@ -101,12 +107,13 @@ class ChatServer:
         lines, _, client.received = stream.rpartition(b"\n")
         words = "".join([f"{client.name} says: {text}\n" for text in clean(lines).split("\n") if text.strip()])
         if words:
-            if not self.turn.takes(client):
-                self.broadcast()
             self.turn.add(client, words.encode())
+            if self.turn.is_full():
+                self.proactor.cancel()  # the turn ends here, and the rest is reported in the next one
         if not data:
             return self.drop(client, "left")
-        self.proactor.recv(client.sock, MAX_MESSAGE)
+        if self.running:
+            self.proactor.recv(client.sock, MAX_MESSAGE)
 
     def broadcast(self):
         """Tell everybody what the others said in this turn, and begin a new one."""
@@ -194,9 +201,9 @@ class Turn:
         self.spans = {}  # client: where its own words start and end in the record
         self.twice = None  # the record twice in a row, once somebody is told
 
-    def takes(self, client):
-        """Return whether a client's words still fit in: they are one span, and a long record would take much memory."""
-        return client not in self.spans and len(self.record) < MAX_TURN
+    def is_full(self):
+        """Return whether it is time to tell everybody: a long record would take much memory."""
+        return len(self.record) >= MAX_TURN
 
     def add(self, client, words):
         """Write down a client's words."""

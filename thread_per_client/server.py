@@ -40,6 +40,7 @@ class ChatServer:
         self.clients = {}  # descriptor: client
         self.turn = Turn()
         self.running = True
+        self.late = False  # when the time is over that the server has to stop
         # What the other threads ask of the moderator, which owns the room. When the queue is full they wait: so it is
         # that who floods is held back.
         self.tasks = queue.Queue(MAX_TASKS)
@@ -56,7 +57,7 @@ class ChatServer:
             sys.exit(f"{os.path.basename(sys.argv[0])}: cannot serve: {error}")
         while self.running:
             self.wakeup.recv(1)
-        # Nobody comes any more, and nobody is read any more: each client's thread has its last words told, and ends.
+        # Nobody comes any more, and each client's thread has told what it has read, and ends.
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         for client in list(self.clients.values()):
@@ -64,6 +65,7 @@ class ChatServer:
         with contextlib.suppress(queue.Full):
             self.tasks.put_nowait((self.broadcast,))  # the moderator may be waiting for something to do
         self.moderator.join(LAST_CHANCE)
+        self.late = True
         while self.moderator.is_alive():
             # It waits for a client that does not read, or for the thread of one who came just now.
             for client in list(self.clients.values()):
@@ -74,7 +76,7 @@ class ChatServer:
 
     def moderate(self):
         """Do the tasks one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
-        while self.running or not self.tasks.empty() or not all(client.left for client in self.clients.values()):
+        while self.running or not (self.late or (self.tasks.empty() and all(c.left for c in self.clients.values()))):
             task, *args = self.tasks.get()
             task(*args)
             # Tell everybody what was said in the tasks that were waiting.
@@ -100,10 +102,12 @@ class ChatServer:
                 self.tasks.put((self.refuse, client))
 
     def attend(self, client):
-        """Read from a client until it leaves. Each client has a thread that runs this."""
+        """Read from a client until it leaves or the server stops. Each client has a thread that runs this."""
         self.tasks.put((self.join, client))
-        while not client.left:
+        while self.running and not client.left:
             self.receive(client)
+        client.left = True
+        self.tasks.put((self.broadcast,))  # the moderator may be waiting for the last to leave
 
     def join(self, client):
         """Let a newcomer in; what was said before is not for it."""
@@ -136,9 +140,10 @@ class ChatServer:
             self.leave(client, "left")
 
     def leave(self, client, reason, last=b""):
-        """Have the moderator drop a client, or, when the server stops, know that it will say no more."""
+        """Have the moderator drop a client. When the server stops all stay to the end, for the others' last words."""
         client.left = True
-        self.tasks.put((self.drop, client, reason, last) if self.running else (self.broadcast,))
+        if self.running:
+            self.tasks.put((self.drop, client, reason, last))
 
     def say(self, client, words):
         """Put a client's words on the turn's record."""
