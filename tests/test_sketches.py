@@ -97,11 +97,14 @@ def begin(run):
 
 def await_words(say, client):
     """Let somebody speak until the client has shown all that was said since it came in."""
-    for number in itertools.count():
-        say(f"here {number}\n".encode())
-        if wait_until(lambda: "says: here" in client.log, within=0.1):
-            client.await_log(f"says: here {number}$")
-            return
+    numbers = itertools.count()
+
+    def heard():
+        say(f"here {next(numbers)}\n".encode())
+        return wait_until(lambda: "says: here" in client.log, within=0.1)
+
+    wait_until(heard)
+    client.await_log(f"says: here {next(numbers) - 1}$")
 
 
 @pytest.mark.parametrize("folder", ROOMS)
