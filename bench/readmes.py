@@ -13,6 +13,7 @@ result has nothing, is refused.
 
 import os
 import re
+import textwrap
 from pathlib import Path
 
 from output import save
@@ -53,7 +54,7 @@ def machine(result):
         lines.append(f"Beside the models: {', '.join(others)}.")
     if warning := used_by_others(result):
         lines.append(warning)
-    return "\n".join(lines)
+    return "\n".join(textwrap.fill(line, 100, break_on_hyphens=False) for line in lines)
 
 
 def overview(result, summaries):
