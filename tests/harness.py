@@ -218,6 +218,14 @@ def why_not(program, error):
     return f"{program} cannot start: {error.strerror or error}"
 
 
+def moving(process):
+    """How many threads of a process run on after a SIGSTOP: each stops by itself. Without /proc the first one tells."""
+    if not NET_TCP.exists():
+        return process.status() != psutil.STATUS_STOPPED
+    states = [psutil.Process(thread.id).status() for thread in process.threads()]
+    return len(states) - states.count(psutil.STATUS_STOPPED)
+
+
 class Process:
     """A program in a session and process group of its own, its output (both kinds) in a file.
 
@@ -267,7 +275,7 @@ class Process:
         """Meanwhile the program is stopped, so that what is done to it has all happened when it goes on."""
         self.signal_group(signal.SIGSTOP)
         try:
-            wait_until(lambda: not self._sum(lambda process: process.status() != psutil.STATUS_STOPPED))
+            wait_until(lambda: not self._sum(moving))
             yield
         finally:
             self.signal_group(signal.SIGCONT)

@@ -19,7 +19,7 @@ from promises import EXCEPTIONS, PROMISES, ROOT, Model
 
 WITNESS_DEADLINE = 2.0  # seconds for which a witness waits for what never comes
 KEPT_DEADLINE = harness.DEADLINE
-BLOCK = re.compile(r"(<!-- sketch:breaks -->\n)(.*?)(<!-- /sketch -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- sketch:(code|breaks) -->\n)(.*?)(<!-- /sketch -->)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -244,7 +244,8 @@ NEEDS = {
 
 def exempt(folder):
     """The promises that the server in the folder does not make either."""
-    return [name for name in PROMISES if name in EXCEPTIONS.get(folder, {}) and name not in BREAKS[folder]]
+    exceptions = EXCEPTIONS.get(folder, {})
+    return [name for name in PROMISES if exceptions.get(name, "echo") != "echo" and name not in BREAKS[folder]]
 
 
 def table(folder):
@@ -261,17 +262,19 @@ def table(folder):
             command = breach.command.replace("{folder}", folder)
             lines.append(f"| {name} | {breach.what} | `{command}` | {breach.seen} |")
     kept = [name for name in PROMISES if name not in BREAKS[folder] and name not in exempt(folder)]
-    lines += ["", f"It keeps {', '.join(kept)}."]
+    *first, last = kept
+    lines += ["", f"It keeps {', '.join(first)}{' and ' if first else ''}{last}."]
     if others := exempt(folder):
-        lines.append(f"{' and '.join(others).capitalize()} its server does not promise either.")
+        lines.append(f"Its server does not promise {' and '.join(others)} either.")
     return "\n".join(lines) + "\n"
 
 
 def filled(folder):
-    """The page of the folder, as it is and as it should be; None where it has no place for the table."""
+    """The page of the folder, as it is and as it should be; None where it has no place for the sketch and the table."""
     text = (ROOT / folder / "README.md").read_text()
-    new, count = BLOCK.subn(lambda found: found[1] + table(folder) + found[3], text)
-    return text, new if count == 1 else None
+    parts = {"code": f"```python\n{(ROOT / folder / 'sketch.py').read_text()}```\n", "breaks": table(folder)}
+    new = BLOCK.sub(lambda found: found[1] + parts[found[2]] + found[4], text)
+    return text, new if [found[2] for found in BLOCK.finditer(text)] == ["code", "breaks"] else None
 
 
 def sketch(folder, **attributes):
