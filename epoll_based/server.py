@@ -3,12 +3,10 @@
     python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
-Still hurts: a line for everybody is a send to each of them, as with poll, and one core does it all. Watch the server
-in `top` while `while sleep 0.1; do echo hi; done | python client.py` talks, alone and beside
+Still hurts: a line for everybody is a send to each of them. With `ulimit -n 5000` here and in another terminal, see in
+`top` what `while sleep 0.1; do echo hi; done | python client.py` costs, without these and with:
 
     python -c "from socket import *; a = [create_connection(('localhost', 9669)) for _ in range(4000)]; input()"
-
-with `ulimit -n 5000` here and there. Blank lines, `echo` for `echo hi`, cost nearly nothing either way.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
-Still fails: select() takes no descriptor above 1023, so that the room is full with about 1000 clients: the log says so,
-however many descriptors `ulimit -n 5000` allows in this terminal and in the one for
+Still fails: select() takes no descriptor above 1023. Though `ulimit -n 5000` allows more, here and in another terminal,
+the log says that the room is full with about 1000 of these:
 
-    python -c "from socket import *; a = [create_connection(('localhost', 9669)) for _ in range(1100)]; input()"
+    python -c "from socket import *; a = [create_connection(('localhost', 9669)) for _ in range(4000)]; input()"
 """
 
 import argparse

@@ -58,9 +58,9 @@ EXCEPTIONS = {
 EXCEPTIONS["two_way"] = EXCEPTIONS["blocking"] | {"message.quit": "ends"}  # its operator answers as blocking does
 
 UVLOOP = (
-    "import asyncio.events, runpy, signal, uvloop; asyncio.events.new_event_loop = uvloop.new_event_loop; "
+    "import asyncio.events, runpy, signal, sys, uvloop; asyncio.events.new_event_loop = uvloop.new_event_loop; "
     "[signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)]; "
-    "runpy.run_path('asyncio_based/server.py', run_name='__main__')"
+    "runpy.run_path('asyncio_based/server.py', run_name='__main__'); sys.stderr = None"
 )
 
 IO_URING = "import sys; sys.path.insert(0, 'proactor_based'); from backends import try_io_uring; try_io_uring()"
