@@ -25,7 +25,7 @@ import threading
 import time
 
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
-MAX_TASKS = 100  # what may wait for the moderator
+MAX_REQUESTS = 100  # what may wait for the moderator
 SEND_TIMEOUT = 5  # seconds in which a client must have taken what it is sent, before it is dropped
 LAST_CHANCE = 1  # seconds that sending may take when the server stops
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
@@ -43,8 +43,8 @@ class ChatServer:
         self.late = False  # when the time is over that the server has to stop
         # What the other threads ask of the moderator, which owns the room. When the queue is full they wait: so it is
         # that who floods is held back.
-        self.tasks = queue.Queue(MAX_TASKS)
-        self.tasks.put((logging.info, "listening on %s", name_of(listener.getsockname())))
+        self.requests = queue.Queue(MAX_REQUESTS)
+        self.requests.put((logging.info, "listening on %s", name_of(listener.getsockname())))
         self.moderator = threading.Thread(target=self.moderate, daemon=True)
         self.acceptor = threading.Thread(target=self.accept, daemon=True)
 
@@ -63,7 +63,7 @@ class ChatServer:
         for client in list(self.clients.values()):
             self.fail(client, "dropped: server stopping", socket.SHUT_RD)
         with contextlib.suppress(queue.Full):
-            self.tasks.put_nowait((self.broadcast,))  # the moderator may be waiting for something to do
+            self.requests.put_nowait((self.broadcast,))  # the moderator may be waiting for something to do
         self.moderator.join(LAST_CHANCE)
         self.late = True
         while self.moderator.is_alive():
@@ -75,12 +75,12 @@ class ChatServer:
         logging.info("bye")
 
     def moderate(self):
-        """Do the tasks one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
-        while self.running or not (self.late or (self.tasks.empty() and all(c.left for c in self.clients.values()))):
-            task, *args = self.tasks.get()
-            task(*args)
-            # Tell everybody what was said in the tasks that were waiting.
-            if self.tasks.empty():
+        """Do the requests one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
+        while self.running or not (self.late or (self.requests.empty() and all(c.left for c in self.clients.values()))):
+            request, *args = self.requests.get()
+            request(*args)
+            # Tell everybody what was said in the requests that were waiting.
+            if self.requests.empty():
                 self.broadcast()
         self.broadcast()
         for client in list(self.clients.values()):
@@ -99,15 +99,15 @@ class ChatServer:
                 check_spare(sock)
                 threading.Thread(target=self.attend, args=[client], daemon=True).start()
             except (OSError, RuntimeError, MemoryError):  # start() raises the second when the system has no thread left
-                self.tasks.put((self.refuse, client))
+                self.requests.put((self.refuse, client))
 
     def attend(self, client):
         """Read from a client until it leaves or the server stops. Each client has a thread that runs this."""
-        self.tasks.put((self.join, client))
+        self.requests.put((self.join, client))
         while self.running and not client.left:
             self.receive(client)
         client.left = True
-        self.tasks.put((self.broadcast,))  # the moderator may be waiting for the last to leave
+        self.requests.put((self.broadcast,))  # the moderator may be waiting for the last to leave
 
     def join(self, client):
         """Let a newcomer in; what was said before is not for it."""
@@ -135,7 +135,7 @@ class ChatServer:
         lines, _, client.received = stream.rpartition(b"\n")
         words = "".join([f"{client.name} says: {text}\n" for text in clean(lines).split("\n") if text.strip()])
         if words:
-            self.tasks.put((self.say, client, words.encode()))
+            self.requests.put((self.say, client, words.encode()))
         if not data:
             self.leave(client, "left")
 
@@ -143,7 +143,7 @@ class ChatServer:
         """Have the moderator drop a client. When the server stops all stay to the end, for the others' last words."""
         client.left = True
         if self.running:
-            self.tasks.put((self.drop, client, reason, last))
+            self.requests.put((self.drop, client, reason, last))
 
     def say(self, client, words):
         """Put a client's words on the turn's record."""
