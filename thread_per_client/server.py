@@ -75,7 +75,7 @@ class ChatServer:
         logging.info("bye")
 
     def moderate(self):
-        """Do the requests one by one. Only the thread that runs this changes the room and sends: neither needs a lock."""
+        """Do the requests one by one. Only this thread changes the room and sends, so that neither needs a lock."""
         while self.running or not (self.late or (self.requests.empty() and all(c.left for c in self.clients.values()))):
             request, *args = self.requests.get()
             request(*args)
