@@ -3,8 +3,8 @@
     python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
-Still hurts: a coroutine that does not await holds up everybody; and a turn goes through a library, which takes
-up to twice the CPU of poll. Start each of the two with `time python`, run this, and end it with Ctrl-C:
+Still hurts: a coroutine that does not await holds up everybody; and a turn goes through a library, which takes two to
+three times the CPU of poll. Start each of the two with `time python`, run this, and end it with Ctrl-C:
 
     python -c "from socket import *; a, b = [create_connection(('localhost', 9669)) for _ in range(2)]; \
     [b.send(b'hi\\n') and a.recv(99) for _ in range(100000)]"

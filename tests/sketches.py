@@ -251,8 +251,9 @@ def exempt(folder):
 def table(folder):
     """What a page shows: how to see it, what the sketch breaks, and what it keeps."""
     lines = [
-        f"Run `python3 {folder}/sketch.py` in one terminal, `python3 {folder}/client.py` in a second, and",
-        "one of these in a third (bash or zsh). Start the first two anew for each.",
+        f"Run `python3 {folder}/sketch.py` in one terminal,",
+        f"`python3 {folder}/client.py` in a second, and one of these in a third (bash or zsh).",
+        "Start the first two anew for each.",
         "",
         "| promise | what this sketch does instead | to see it, run | and see |",
         "|---|---|---|---|",
