@@ -283,7 +283,7 @@ def test_what_was_read_when_the_signal_came_is_told(start, scratch, stop_at):
         pytest.skip("it does not read with recv()")
     listener, *speakers = [server.connect() for _ in range(5)]
     server.await_log("joined, 5 online$")
-    sayings = {speaker: texts_of(20) for speaker in speakers}
+    sayings = {speaker: texts_of(40) for speaker in speakers}
     with server.frozen():
         for speaker, texts in sayings.items():
             say(speaker, texts)
