@@ -35,6 +35,7 @@ PATIENCE = 5  # seconds in which a child must have taken what was said, before i
 LAST_CHANCE = 1  # seconds that the children have to end when the server stops
 NOTICE = struct.Struct("=iQI")  # goes through the pipes: who spoke (a pid, or 0), where the words start, their length
 IDLE = NOTICE.pack(0, 0, 0)  # what the parent tells a child whose client has said nothing for too long
+QUIET = NOTICE.pack(0, 1, 0)  # what it tells a child that is to read no more, as the server stops
 LEFT, TOO_SLOW, FAILED = 0, 254, 255  # exit statuses of a child; all others are numbers of errors
 REASONS = {LEFT: "left", TOO_SLOW: "dropped: too slow", FAILED: "dropped: its process failed"}
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
@@ -52,6 +53,7 @@ class ChatServer:
         self.said = collections.deque()  # (client, words) that nobody was told yet; without words: the client joined
         self.turn = Turn()
         self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
+        self.reading = set()  # when the server stops, pids of those that may still have read something
         self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
         self.running = True
         # A file without a name, so that nothing stays behind; of its size only what is written to takes memory. At its
@@ -84,10 +86,14 @@ class ChatServer:
                 self.accept()
         self.poller.unregister(self.listener)
         self.listener.close()
-        # Tell what was said, if the children take it in half of the time, and then have them end in the other half.
+        # What the children have read is still to be told, in half of the time: their answers to QUIET come after it.
+        for client in self.clients.values():
+            with contextlib.suppress(OSError):  # it has just ended, and SIGCHLD will tell
+                client.pipe.send(QUIET)
+                self.reading.add(client.pid)
         end = time.monotonic() + LAST_CHANCE / 2
-        while self.said and time.monotonic() < end:
-            self.tick = min(self.tick, end)
+        while (self.reading or self.said) and time.monotonic() < end:
+            self.tick = min(self.tick, end) if self.awaited else end
             self.wait()
             self.broadcast()
         for client in self.clients.values():
@@ -102,7 +108,9 @@ class ChatServer:
 
     def wait(self):
         """Wait for what children tell, signals and newcomers; see to the first two, and return what is ready."""
-        due = min(next(iter(self.spoke.values()), math.inf) + self.idle, self.tick if self.awaited else math.inf)
+        due = next(iter(self.spoke.values()), math.inf) + self.idle
+        if self.awaited or self.reading:
+            due = min(due, self.tick)
         signal.setitimer(signal.ITIMER_REAL, max(due - time.monotonic(), 0.001) if due < math.inf else 0)
         ready = dict(self.poller.poll())
         if self.notices in ready:
@@ -150,6 +158,8 @@ class ChatServer:
                     self.said.append((client, os.pread(self.memory, length, start)))
                     if self.spoke.pop(pid, None):
                         self.spoke[pid] = time.monotonic()
+                elif start:
+                    self.reading.discard(pid)
                 elif not client.reason:  # who was dropped is awaited until its child has ended
                     self.awaited.discard(pid)
 
@@ -211,6 +221,7 @@ class ChatServer:
                 logging.info("%s %s, %d online", client.name, reason, len(self.clients))
                 self.forget(client)
                 self.awaited.discard(pid)
+                self.reading.discard(pid)
                 self.spoke.pop(pid, None)
 
     def forget(self, client):
@@ -239,7 +250,9 @@ class ChatServer:
         while True:
             poller = select.poll()
             poller.register(client.inbox, select.POLLIN)
-            events = (not client.speaking and select.POLLIN) | (bool(client.unsent) and select.POLLOUT)
+            events = 0 if client.speaking or client.quiet else select.POLLIN
+            if client.unsent:
+                events |= select.POLLOUT
             if events:  # else poll() would report that the connection has ended, even unasked
                 poller.register(client.sock, events)
             ready = dict(poller.poll())
@@ -248,7 +261,7 @@ class ChatServer:
                 self.send(client)
             if client.inbox.fileno() in ready:
                 self.take(client)
-            if event & ~select.POLLOUT and not client.speaking:
+            if event & ~select.POLLOUT and not client.speaking and not client.quiet:
                 self.receive(client)
 
     def receive(self, client):
@@ -286,6 +299,10 @@ class ChatServer:
             self.leave(client, LEFT)
         if notice == IDLE:
             self.leave(client, LEFT, b"error: idle for %d seconds\n" % self.idle)
+        if notice == QUIET:
+            client.quiet = True
+            os.write(self.teller, NOTICE.pack(self.pid, 1, 0))
+            return
         spoken, start, length = NOTICE.unpack(notice)
         if spoken:  # by this client, among others
             client.speaking = False
@@ -336,6 +353,7 @@ class Client:
         self.pid = self.slot = None  # of its child, and where in memory that writes
         self.pipe = self.inbox = None  # the parent's and the child's end of what the parent tells
         self.joined = False  # whether it is told what is said by now
+        self.quiet = False  # whether it is not read any more
         self.speaking = False  # from when the client speaks until the others are told: it may not run ahead
         self.reason = ""  # why the parent has parted with it
 
