@@ -78,7 +78,6 @@ PLAIN_WORDS = {
     "half-close",
     "keepalive",
     "level-triggered",
-    "listener",
     "slow reader",
     "wake-up socket",
 }
@@ -477,10 +476,14 @@ class Screen:
             "HISTFILE": "",
         }
         settings = [f"{key}={value}" for key, value in environment.items()]
-        bash = [shutil.which("bash"), "--noprofile", "--norc", "--noediting", "-i"]
-        # No echo: what is typed is known, and where a program turns it on (telnet) its lines are told apart.
+        # Of a control key a terminal throws away what was written and not read yet: no more (noflsh). And there is no
+        # echo: what is typed is known, and where a program turns it on (telnet does), its lines are told apart.
+        bash = ["/bin/sh", "-c", 'stty noflsh -echo && exec "$@"', "sh", shutil.which("bash")]
         self.child = harness.Terminal(
-            [shutil.which("env"), "-i", *settings, *bash], cwd=str(folder), echo=False, dimensions=(40, 100)
+            [shutil.which("env"), "-i", *settings, *bash, "--noprofile", "--norc", "--noediting", "-i"],
+            cwd=str(folder),
+            echo=False,
+            dimensions=(40, 100),
         )
         self.child.ptyproc.delayafterclose = 0
         self.fd, self.pid, self.name, self.replay = self.child.child_fd, self.child.pid, name, replay

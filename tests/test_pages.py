@@ -148,8 +148,17 @@ def test_control_keys(made_up):
             "$ (trap 'echo go; exit' INT; echo on; sleep 1000)\non\n^Cgo\n"
         )
     )
-    with pytest.raises(Untrue, match=r":4 .*\n.*: bye\n.*: go\n"):
+    with pytest.raises(Untrue, match=r":4 .*\n.*: bye\n.*: +go\n"):
         made_up(block("$ (trap 'echo go; exit' INT; echo on; sleep 1000)\non\n^Cbye\n"))
+
+
+def test_ctrl_c_loses_no_output(made_up):
+    """What the program has written, and nobody has read yet, is not thrown away, as a terminal does it by itself."""
+    script = "import os, signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])\n"
+    script += "os.write(1, b''.join(b'%d\\n' % number for number in range(3000)))\n"
+    script += "signal.sigwait([signal.SIGINT])\nprint('bye')\n"
+    lines = "".join(f"{number}\n" for number in range(1, 3000))
+    made_up(block(f"$ python3 many.py\n0\n^C\n{lines}bye\n"), {"many.py": script})
 
 
 def test_commands_of_several_lines(made_up):
