@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -390,7 +391,10 @@ def test_no_more_processes(serve):
     if os.getuid() == 0:
         pytest.skip("root may have as many as it likes")
     mine = sum(p.num_threads() for p in psutil.process_iter() if p.uids().real == os.getuid())
-    server = serve(MODEL, shell=f'ulimit -u {mine + 10}; exec "$@"')
+    # By Python, since not every sh has `ulimit -u`.
+    limit = f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NPROC, ({mine + 10},) * 2)"
+    become = f"{limit}; os.execv(sys.argv[1], sys.argv[1:])"
+    server = serve(MODEL, shell=f'exec {shlex.join([sys.executable, "-c", become])} "$@"')
     peers = [server.connect() for _ in range(30)]
     server.await_log(r"refused: the room is full, \d+ online$")
     assert any(peer.read_to_end() == FULL for peer in peers[-5:])
