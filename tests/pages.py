@@ -92,6 +92,8 @@ PORT = re.compile(r"\b(9669|900\d)\b")
 PID = re.compile(r"(?<![\w$-])PID(?!\w)")
 TIME = re.compile(r"\b\d\d:\d\d:\d\d\b")
 JOB = re.compile(r"^\[(\d+)\] \d+$")
+JOB_STATE = re.compile(r"^\[\d+\][+-]? +\w.*")  # with as many spaces as this version of bash likes
+ENDED = re.compile(r"^(Terminated|Killed|Hangup)(: \d+)?( {2,}.*)?$")  # of some versions with the command after it
 CLIENT = re.compile(r"(?P<host>(?:127\.0\.0\.1|\[::1\]):|\('(?:127\.0\.0\.1|::1)', |htons\()(?P<port>\d+)\b")
 NUMBER = r"\d+(?:[.,]\d+)*"
 
@@ -451,7 +453,8 @@ def plain(line, figures):
         return found["host"] + "PORT"
 
     line = TIME.sub("HH:MM:SS", CLIENT.sub(replace, line.rstrip()))
-    line = JOB.sub(r"[\1] JOB", line)
+    line = JOB.sub(r"[\1] JOB", ENDED.sub(r"\1", line))
+    line = JOB_STATE.sub(lambda found: " ".join(found[0].split()), line)
     if figures == "":
         line = re.sub(NUMBER, "#", line)
     elif figures:
@@ -758,7 +761,7 @@ class Replay:
         self.patience = patience or harness.DEADLINE / 2  # seconds for whatever must come
         self.folder, self.temporary, self.programs = scratch / "chat", scratch / "tmp", scratch / "bin"
         self.names, self.screens = Names(), {}
-        self.problems, self.written, self.left_out = [], [], []
+        self.problems, self.written, self.left_out = [], [], {}
         self._ports, self._selector = {}, None
         self.temporary.mkdir()
         self.programs.mkdir()
@@ -850,7 +853,7 @@ class Replay:
             if need and (why := missing(need)):
                 if need in ("telnet", "nc") and os.environ.get("CHAT_ALL_PROGRAMS"):
                     raise Untrue(f"{block.number}: {why}, and CHAT_ALL_PROGRAMS is set")
-                self.left_out.append(f"line {block.number}: {why}")
+                self.left_out.setdefault(why, []).append(block.number)
                 return True
         return False
 
@@ -944,8 +947,8 @@ def report(path, write, reaper):
         except Untrue as problem:
             wrong += [str(problem)]
         else:
-            for why in played.left_out:
-                print(f"{name}: left out: {why}")
+            for why, numbers in played.left_out.items():
+                print(f"{name}: left out, as {why}: the blocks of lines", *numbers)
             if played.problems:
                 print(f"{name}: written anew; there came something else in line", *played.problems)
     print(*wrong, sep="\n", end="\n" * bool(wrong))

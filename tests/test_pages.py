@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("bash"), reason="bash is not in
 @PAGES
 def test_what_a_page_shows_is_what_comes(path, scratch):
     if left_out := replay(path, scratch).left_out:
-        pytest.skip("true, but left out was " + "; ".join(left_out))
+        pytest.skip("true, but blocks were left out: " + ", ".join(left_out))
 
 
 def check(path, wrong):
@@ -177,6 +177,7 @@ def test_times_ports_and_jobs_are_placeholders(made_up):
     shown = "10:20:23 127.0.0.1:41000 and [::1]:41111, ('127.0.0.1', 41222)\n"
     made_up(block(line.format(5, 2, 2, 2) + shown))
     made_up(block("$ sleep 1000 &\n[1] 4711\n"))
+    made_up(block("$ echo '[1]+  Stopped    it'; echo 'Killed   it'\n[1]+  Stopped        it\nKilled\n"))
     with pytest.raises(Untrue):
         made_up(block("$ sleep 1000 &\n[2] 4711\n"))
 
@@ -323,8 +324,8 @@ for line in sock.makefile():
 def test_what_needs_a_tool_that_is_missing_is_left_out(made_up):
     needy = block("$ no-such-tool\nnonsense\n", "run needs=ls,no-such-tool")
     right, wrong = block("$ echo one\none\n"), block("$ echo one\ntwo\n")
-    assert made_up(needy + right).left_out == ["line 1: no-such-tool is not installed"]
-    assert made_up(right.replace("run", "run needs=ls,py:json,nofile:4")).left_out == []
+    assert made_up(needy + right).left_out == {"no-such-tool is not installed": [1]}
+    assert made_up(right.replace("run", "run needs=ls,py:json,nofile:4")).left_out == {}
     with pytest.raises(Untrue, match=r":7 .*\n.*two"):
         made_up(needy + wrong)
     for need in "py:no_such_module", "nofile:99999999999":
