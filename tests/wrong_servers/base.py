@@ -4,6 +4,7 @@ It is a tool of the tests (does the suite notice what is wrong?), not one of the
 """
 
 import contextlib
+import errno
 import re
 import resource
 import selectors
@@ -29,6 +30,7 @@ class Client:
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.received = b""
         self.unsent = bytearray()
+        self.failure = None  # why nothing more can be sent to it
 
 
 class Chat:
@@ -52,6 +54,7 @@ class Chat:
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self.clients = {}
         self.stopping = False
+        self.listening = False
 
     def listen(self, port):
         return socket.create_server(("127.0.0.1", port), backlog=self.backlog)
@@ -67,12 +70,14 @@ class Chat:
 
     def run(self):
         self.signals()
-        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.welcome_newcomers(True)
         self.selector.register(self.wakeup, selectors.EVENT_READ)
         with contextlib.suppress(OSError):
             print("listening", flush=True)
         while not self.finished():
-            for key, events in self.selector.select():
+            ready = self.selector.select(None if self.listening else 0.2)
+            self.welcome_newcomers(True)
+            for key, events in ready:
                 if key.fileobj is self.listener:
                     self.accept()
                 elif key.fileobj is self.wakeup:
@@ -83,6 +88,14 @@ class Chat:
         for client in list(self.clients.values()):
             self.flush(client)
             self.drop(client)
+
+    def welcome_newcomers(self, yes):
+        """While no descriptor can be had, a listener that is watched would be ready again and again."""
+        if yes and not self.listening:
+            self.selector.register(self.listener, selectors.EVENT_READ)
+        elif self.listening and not yes:
+            self.selector.unregister(self.listener)
+        self.listening = yes
 
     def finished(self):
         return self.stopping
@@ -95,7 +108,11 @@ class Chat:
 
     def accept(self):
         with contextlib.suppress(BlockingIOError, ConnectionError):
-            sock, address = self.listener.accept()
+            try:
+                sock, address = self.listener.accept()
+            except OSError as error:
+                self.cannot_accept(error)
+                return
             sock.setblocking(False)
             if len(self.clients) >= self.max_clients:
                 self.refuse(sock)
@@ -105,6 +122,12 @@ class Chat:
             self.clients[sock] = client = Client(sock, address)
             self.selector.register(sock, self.events(client))
             self.welcome(client)
+
+    def cannot_accept(self, error):
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+            self.welcome_newcomers(False)
+        elif not isinstance(error, (BlockingIOError, ConnectionError)):
+            raise error
 
     def welcome(self, client):
         pass
@@ -138,7 +161,9 @@ class Chat:
         elif len(client.received) > self.max_message:
             self.too_long(client)
         elif not data:
-            self.last_words(client)
+            # After EPIPE, the end of the stream had come before the reset: what stands there is its last message.
+            if client.failure is None or isinstance(client.failure, BrokenPipeError):
+                self.last_words(client)
             self.flush(client)
             self.drop(client)
 
@@ -169,7 +194,7 @@ class Chat:
                 self.send(client, line)
 
     def send(self, client, data):
-        if client.sock in self.clients:
+        if client.sock in self.clients and not client.failure:
             client.unsent += data
             self.flush(client)
 
@@ -178,10 +203,18 @@ class Chat:
             sent = client.sock.send(client.unsent) if client.unsent else 0
         except BlockingIOError:
             sent = 0
-        except OSError:
-            self.drop(client)
+        except OSError as error:
+            self.cannot_send(client, error)
             return
         self.sent(client, sent)
+
+    def cannot_send(self, client, error):
+        """Its last words may be unread: receive() comes to the end of them. A reset is told once, and was told here."""
+        client.failure = error
+        client.unsent.clear()
+        self.selector.modify(client.sock, self.events(client))
+        with contextlib.suppress(OSError):
+            client.sock.shutdown(socket.SHUT_RDWR)
 
     def sent(self, client, count):
         del client.unsent[:count]
