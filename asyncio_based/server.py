@@ -4,7 +4,7 @@
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
 Still hurts: a coroutine that does not await holds up everybody; and a turn goes through a library, which takes two to
-three times the CPU of poll. Start each of the two with `time python`, run this, and end it with Ctrl-C:
+three times the CPU of poll. Start this server, and then poll's, with `time python`, run this, and end it with Ctrl-C:
 
     python -c "from socket import *; a, b = [create_connection(('localhost', 9669)) for _ in range(2)]; \
     [b.send(b'hi\\n') and a.recv(99) for _ in range(100000)]"
@@ -48,10 +48,12 @@ class ChatServer:
         await self.stopping.wait()
         accepting.cancel()
         telling.cancel()
+        # What the streams have read is still to be told. After feed_eof() read() returns that at once, and then at_eof()
+        # is true: receive() does not get to see the end of the stream, and so it delivers no unfinished line.
         end = self.loop.time() + LAST_CHANCE
         for client in list(self.clients):
             with contextlib.suppress(OSError):
-                client.reader.feed_eof()  # what the stream has read is still to be told, and nothing more
+                client.reader.feed_eof()
                 while client in self.clients and not client.reader.at_eof() and self.loop.time() < end:
                     self.receive(client, await client.reader.read(MAX_MESSAGE))
         self.broadcast()
@@ -245,7 +247,7 @@ class Turn:
         """Return what a client is to be sent. From now on nothing can be added."""
         if self.twice is None:
             self.twice = memoryview(self.record * 2)
-        start, end = self.spans.get(client, (0, 0))
+        start, end = self.spans.get(client, (0, 0))  # no words of its own: nothing to leave out
         return self.twice[end : start + len(self.record)]
 
 

@@ -4,7 +4,7 @@
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
 Still hurts: at every turn the kernel walks over all descriptors. With `ulimit -n 5000` here and in another terminal see
-in `top` what `while sleep 0.01; do echo; done | python client.py` costs, which nobody is told, without these and with:
+in `top` what `while sleep 0.01; do echo; done | python client.py`, blank lines, cost without these and with:
 
     python -c "from socket import *; a = [create_connection(('localhost', 9669)) for _ in range(4000)]; input()"
 """
@@ -214,7 +214,7 @@ class Turn:
         """Return what a client is to be sent. From now on nothing can be added."""
         if self.twice is None:
             self.twice = memoryview(self.record * 2)
-        start, end = self.spans.get(client, (0, 0))
+        start, end = self.spans.get(client, (0, 0))  # no words of its own: nothing to leave out
         return self.twice[end : start + len(self.record)]
 
 

@@ -4,7 +4,7 @@
     python client.py                            or telnet 127.0.0.1 9669, or nc 127.0.0.1 9669
 
 Still hurts: what belongs together is torn apart. What happens next to a client is in no one place, but in whatever is
-called next; and a call that is late makes all others late. Have receive() sleep for everybody's sake, and talk:
+called next; and a call that is late makes all others late. Have receive() sleep so that all must wait, and talk:
 
     sed 's/^        # Only the first line/        time.sleep(3)  &/' server.py > slow.py && python slow.py
 """
@@ -215,7 +215,7 @@ class Turn:
         """Return what a client is to be sent. From now on nothing can be added."""
         if self.twice is None:
             self.twice = memoryview(self.record * 2)
-        start, end = self.spans.get(client, (0, 0))
+        start, end = self.spans.get(client, (0, 0))  # no words of its own: nothing to leave out
         return self.twice[end : start + len(self.record)]
 
 

@@ -32,7 +32,7 @@ MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the 
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 MAX_CLIENTS = 2000  # children, so that a flood of connections is no fork bomb
 PATIENCE = 5  # seconds in which a child must have taken what was said, before it is killed
-LAST_CHANCE = 1  # seconds that the children have to end when the server stops
+LAST_CHANCE = 1  # seconds that telling and ending may take when the server stops
 NOTICE = struct.Struct("=iQI")  # goes through the pipes: who spoke (a pid, or 0), where the words start, their length
 IDLE = NOTICE.pack(0, 0, 0)  # what the parent tells a child whose client has said nothing for too long
 QUIET = NOTICE.pack(0, 1, 0)  # what it tells a child that is to read no more, as the server stops
@@ -49,12 +49,12 @@ class ChatServer:
         self.wakeup = wakeup  # readable once a signal came
         self.idle = idle or math.inf
         self.clients = {}  # pid: client
-        self.spoke = {}  # pid: when its client spoke last, for which it moves to the end: so they are sorted by time
+        self.spoke = {}  # pid: when its client spoke last. Who speaks moves to the end: so they are sorted by time
         self.said = collections.deque()  # (client, words) that nobody was told yet; without words: the client joined
         self.turn = Turn()
         self.awaited = set()  # pids of those that have not taken the last turn yet, or are to end
         self.reading = set()  # when the server stops, pids of those that may still have read something
-        self.patience, self.tick = PATIENCE, 0  # seconds that they have left, and when the next of these is over
+        self.patience, self.tick = PATIENCE, 0  # seconds until those are killed, and when the next one is over
         self.running = True
         # A file without a name, so that nothing stays behind; of its size only what is written to takes memory. At its
         # start is the turn, and behind that each client has a slot of its own.
@@ -188,8 +188,9 @@ class ChatServer:
         """Part with a client: its child finds the pipe closed, tries once more to send what is unsent, and ends."""
         client.reason = reason
         client.pipe.close()
+        if not self.awaited:  # else the patience with the others would never come to its end
+            self.patience, self.tick = PATIENCE, time.monotonic() + 1
         self.awaited.add(client.pid)
-        self.patience, self.tick = PATIENCE, time.monotonic() + 1
 
     def ring(self):
         """Drop those who said nothing for too long, and kill the children that were awaited for too long."""
@@ -399,8 +400,8 @@ class Turn:
         self.spans[client] = start, len(self.record)
 
     def heard_by(self, client):
-        """Return where in the record, written down twice, that starts which a client is to be sent, and its length."""
-        start, end = self.spans.get(client, (0, 0))
+        """Return start and length of what a client is to be sent, in the record written down twice."""
+        start, end = self.spans.get(client, (0, 0))  # no words of its own: nothing to leave out
         return end, start + len(self.record) - end
 
 

@@ -204,7 +204,7 @@ class Turn:
         """Return what a client is to be sent. From now on nothing can be added."""
         if self.twice is None:
             self.twice = memoryview(self.record * 2)
-        start, end = self.spans.get(client, (0, 0))
+        start, end = self.spans.get(client, (0, 0))  # no words of its own: nothing to leave out
         return self.twice[end : start + len(self.record)]
 
 

@@ -180,6 +180,7 @@ def test_no_address_space_for_newcomers(start, spare):
 
 @pytest.mark.parametrize("size", [50, 60, 100])
 @pytest.mark.promise("limits.room")
+@pytest.mark.ours("the log")
 @LINUX
 def test_little_address_space_from_the_start(start, size):
     """It says so and ends, or it works."""

@@ -40,9 +40,9 @@ class ChatServer:
         self.clients = {}  # descriptor: client
         self.turn = Turn()
         self.running = True
-        self.late = False  # when the time is over that the server has to stop
-        # What the other threads ask of the moderator, which owns the room. When the queue is full they wait: so it is
-        # that who floods is held back.
+        self.late = False  # whether the time is over that the server has to stop
+        # What the other threads ask of the moderator, which owns the room. When the queue is full they wait. This holds
+        # back whoever floods.
         self.requests = queue.Queue(MAX_REQUESTS)
         self.requests.put((logging.info, "listening on %s", name_of(listener.getsockname())))
         self.moderator = threading.Thread(target=self.moderate, daemon=True)
@@ -57,7 +57,8 @@ class ChatServer:
             sys.exit(f"{os.path.basename(sys.argv[0])}: cannot serve: {error}")
         while self.running:
             self.wakeup.recv(1)
-        # Nobody comes any more, and each client's thread has told what it has read, and ends.
+        # From here nobody comes in. SHUT_RD wakes the threads that wait in recv: each puts what it has read into the
+        # queue, and ends. The clients stay in the room until all is said, and can still be sent to.
         with contextlib.suppress(OSError):
             self.listener.shutdown(socket.SHUT_RDWR)
         for client in list(self.clients.values()):
@@ -76,7 +77,7 @@ class ChatServer:
 
     def moderate(self):
         """Do the requests one by one. Only this thread changes the room and sends, so that neither needs a lock."""
-        while self.running or not (self.late or (self.requests.empty() and all(c.left for c in self.clients.values()))):
+        while self.running or not (self.late or self.all_is_said()):
             request, *args = self.requests.get()
             request(*args)
             # Tell everybody what was said in the requests that were waiting.
@@ -85,6 +86,10 @@ class ChatServer:
         self.broadcast()
         for client in list(self.clients.values()):
             self.drop(client, "dropped: server stopping")
+
+    def all_is_said(self):
+        """Return whether nobody is read any more, and what was read has been done. Who has left asks nothing more."""
+        return all(client.left for client in self.clients.values()) and self.requests.empty()
 
     def accept(self):
         """Give every newcomer a thread of its own, or tell it that the room is full."""
@@ -140,7 +145,7 @@ class ChatServer:
             self.leave(client, "left")
 
     def leave(self, client, reason, last=b""):
-        """Have the moderator drop a client. When the server stops all stay to the end, for the others' last words."""
+        """Have the moderator drop a client. When the server stops, it stays and hears the others' last words."""
         client.left = True
         if self.running:
             self.requests.put((self.drop, client, reason, last))
@@ -214,7 +219,7 @@ class Client:
 
 MAX_TURN = 1 << 18  # bytes said before everybody is told: short lines make twelve times what was received
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
-SPARE_MEMORY = 12 << 20  # bytes kept back for those who are in the room
+SPARE_MEMORY = 12 << 20  # bytes kept back for those who are in the room, and for the stack of a new thread (8 MiB)
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
 TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data
@@ -250,7 +255,7 @@ class Turn:
         """Return what a client is to be sent. From now on nothing can be added."""
         if self.twice is None:
             self.twice = memoryview(self.record * 2)
-        start, end = self.spans.get(client, (0, 0))
+        start, end = self.spans.get(client, (0, 0))  # no words of its own: nothing to leave out
         return self.twice[end : start + len(self.record)]
 
 
