@@ -48,8 +48,8 @@ class ChatServer:
         await self.stopping.wait()
         accepting.cancel()
         telling.cancel()
-        # What the streams have read is still to be told. After feed_eof() read() returns that at once, and then at_eof()
-        # is true: receive() does not get to see the end of the stream, and so it delivers no unfinished line.
+        # What the streams have read is still to be told. After feed_eof() read() returns that at once, then at_eof() is
+        # true: receive() does not get to see the end of the stream, and so it delivers no unfinished line.
         end = self.loop.time() + LAST_CHANCE
         for client in list(self.clients):
             with contextlib.suppress(OSError):
