@@ -176,6 +176,11 @@ BREAKS = {
     "asyncio_based": ALL
     | {
         "framing": BLANK,
+        "limits": like(
+            LIMITS,
+            what="A line may have 64 KiB; a longer one ends its client's coroutine with a traceback. There is no answer "
+            "to a full room.",
+        ),
         "slow": like(
             SLOW,
             what="`drain` waits: whoever speaks while one client does not read is not served any more.",

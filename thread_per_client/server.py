@@ -76,7 +76,10 @@ class ChatServer:
         logging.info("bye")
 
     def moderate(self):
-        """Do the requests one by one. Only this thread changes the room and sends, so that neither needs a lock."""
+        """Do the requests one by one. Only this thread changes the room and sends.
+
+        So neither needs a lock, and the bytes of several senders do not mix.
+        """
         while self.running or not (self.late or self.all_is_said()):
             request, *args = self.requests.get()
             request(*args)
@@ -151,7 +154,7 @@ class ChatServer:
             self.requests.put((self.drop, client, reason, last))
 
     def say(self, client, words):
-        """Put a client's words on the turn's record."""
+        """Put a client's words on the turn's record. If they were in two places of it, the client would hear itself."""
         if not self.turn.takes(client):
             self.broadcast()
         self.turn.add(client, words)
