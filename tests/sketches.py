@@ -178,8 +178,8 @@ BREAKS = {
         "framing": BLANK,
         "limits": like(
             LIMITS,
-            what="A line may have 64 KiB; a longer one ends its client's coroutine with a traceback. There is no answer "
-            "to a full room.",
+            what="A line may have 64 KiB; a longer one ends its client's coroutine with a traceback. There is no "
+            "answer to a full room.",
         ),
         "slow": like(
             SLOW,
