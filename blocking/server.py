@@ -60,7 +60,7 @@ class ChatServer:
         try:
             data = client.sock.recv(MAX_MESSAGE)
         except OSError as error:
-            return self.drop(client, f"dropped: {error.strerror.lower()}")
+            return self.drop(client, client.failure or f"dropped: {error.strerror.lower()}")
         if not data and client.failure:
             return self.drop(client, client.failure)
         stream = client.received + data

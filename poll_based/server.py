@@ -94,7 +94,7 @@ class ChatServer:
         except BlockingIOError:  # select(2), BUGS: a socket may be reported as readable and have nothing to read
             return
         except OSError as error:
-            return self.drop(client, f"dropped: {error.strerror.lower()}")
+            return self.drop(client, client.failure or f"dropped: {error.strerror.lower()}")
         if not data and client.failure:
             return self.drop(client, client.failure)
         stream = client.received + data

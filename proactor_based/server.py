@@ -92,7 +92,7 @@ class ChatServer:
     def receive(self, client, data):
         """Put the messages that are complete now on the turn's record, and ask for more."""
         if isinstance(data, OSError):
-            return self.drop(client, f"dropped: {data.strerror.lower()}")
+            return self.drop(client, client.failure or f"dropped: {data.strerror.lower()}")
         if not data and client.failure:
             return self.drop(client, client.failure)
         stream = client.received + data

@@ -272,7 +272,7 @@ class ChatServer:
         except BlockingIOError:  # select(2), BUGS: a socket may be reported as readable and have nothing to read
             return
         except OSError as error:
-            return self.leave(client, error.errno)
+            return self.leave(client, client.failure or error.errno)
         if not data and client.failure:
             return self.leave(client, client.failure)
         stream = client.received + data

@@ -128,7 +128,7 @@ class ChatServer:
         try:
             data = client.sock.recv(MAX_MESSAGE)
         except OSError as error:
-            return self.leave(client, f"dropped: {error.strerror.lower()}")
+            return self.leave(client, client.failure or f"dropped: {error.strerror.lower()}")
         if not data and client.failure:
             return self.leave(client, client.failure)
         stream = client.received + data
