@@ -91,7 +91,7 @@ class ChatServer:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
             except OSError as error:
-                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
                 await asyncio.sleep(0)
@@ -189,7 +189,8 @@ class ChatServer:
 
     def stop(self, *_):
         """Have run() end. As a signal handler it gets arguments, which do not matter here."""
-        self.loop.call_soon_threadsafe(self.stopping.set)  # this also wakes the loop
+        with contextlib.suppress(RuntimeError):  # the loop is closed already
+            self.loop.call_soon_threadsafe(self.stopping.set)  # this also wakes the loop
 
 
 class Client:

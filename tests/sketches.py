@@ -151,7 +151,7 @@ BREAKS = {
             LATENCY,
             command=f'python3 -c "from socket import *; from time import *; a = {CONNECT}; f = a.makefile(); '
             "a.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1); sleep(1); start = time(); "
-            "[a.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0) or a.send(b'1\\n') and a.send(b'2\\n') and f.readline() and "
+            "[a.setsockopt(IPPROTO_TCP, TCP_QUICKACK, 0) or a.send(b'1\\n2\\n') and f.readline() and "
             'f.readline() for _ in range(50)]; print(time() - start)"',
         ),
     },

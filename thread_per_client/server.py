@@ -107,7 +107,7 @@ class ChatServer:
                 check_spare(sock)
                 threading.Thread(target=self.attend, args=[client], daemon=True).start()
             except (OSError, RuntimeError, MemoryError):  # start() raises the second when the system has no thread left
-                self.requests.put((self.refuse, client))
+                refuse(client, len(self.clients))
 
     def attend(self, client):
         """Read from a client until it leaves or the server stops. Each client has a thread that runs this."""
@@ -188,10 +188,6 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.shutdown(how)
 
-    def refuse(self, client):
-        """Tell a newcomer that the room is full."""
-        refuse(client, len(self.clients))
-
     def drop(self, client, reason, last=b""):
         """Part with a client, after one last attempt to send the bytes given."""
         del self.clients[client.sock.fileno()]
@@ -222,7 +218,7 @@ class Client:
 
 MAX_TURN = 1 << 18  # bytes said before everybody is told: short lines make twelve times what was received
 SPARE_DESCRIPTORS = 8  # descriptors kept back: for the newcomer who is refused, and for Python itself
-SPARE_MEMORY = 12 << 20  # bytes kept back for those who are in the room, and for the stack of a new thread (8 MiB)
+SPARE_MEMORY = 1 << 18  # bytes kept back besides a new thread's stack: of that, start() says whether it can be had
 BACKLOG = 1024  # connections that the kernel holds until they are accepted
 SIGNALS = signal.SIGINT, signal.SIGTERM  # Ctrl-C and kill
 TELNET = re.compile(  # IAC SB to IAC SE or the line's end; WILL, WONT, DO, DONT and an option; others; IAC IAC: data

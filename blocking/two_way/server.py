@@ -90,11 +90,11 @@ class ChatServer:
 
     def answer(self, client, text):
         """Show what a client said, wait for the operator's line, and send that."""
+        if client.failure:  # it has gone, and nobody is there for an answer
+            return self.drop(client, client.failure)
         show(text)
         if text.strip() == QUIT:
             return self.drop(client, "left")
-        if client.failure:  # nobody is there for an answer
-            return
         try:
             # The next line that is not blank. Meanwhile nothing that happens to the client is noticed.
             words = next(filter(str.strip, map(clean, self.keyboard)), "").rstrip("\n")
