@@ -9,6 +9,11 @@ import sys
 import threading
 
 
+def descriptors():
+    links = map(os.readlink, filter(os.path.exists, map("/dev/fd/{}".format, range(3, 200))))
+    return sorted(link for link in links if "libffi" not in link)  # ctypes' library may keep its own file open
+
+
 def state_of_the_interpreter():
     gc.collect()
     try:
@@ -26,9 +31,7 @@ def state_of_the_interpreter():
         "log": [list(map(str, logging.root.handlers)), logging.root.level, logging.raiseExceptions],
         "threads": sorted(str(thread.name) for thread in threading.enumerate()),
         "children": children,
-        "descriptors": sorted(map(os.readlink, filter(os.path.exists, map("/dev/fd/{}".format, range(3, 200)))))
-        if sys.platform == "linux"
-        else [],
+        "descriptors": descriptors() if sys.platform == "linux" else [],
         "blocking": [os.get_blocking(number) for number in range(3)],
         "streams": [str(sys.stdin), str(sys.stdout), str(sys.stderr)],
         "excepthooks": [str(sys.excepthook), str(threading.excepthook), str(sys.unraisablehook)],
