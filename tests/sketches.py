@@ -187,7 +187,7 @@ BREAKS = {
         ),
         "fairness": Breach(
             "All lines that the library has read come before anybody else's, and it reads up to 256 KiB at once.",
-            f"python3 -c \"from socket import *; a, b, c = [{CONNECT} for _ in 'abc']; "
+            f"python3 -c \"from socket import *; from time import *; a, b, c = [{CONNECT} for _ in 'abc']; sleep(1); "
             "a.sendall(b'much\\n' * 15000); b.sendall(b'word\\n'); "
             "print(next(i for i, line in enumerate(c.makefile()) if 'word' in line))\"",
             "more than 2,000 lines come before the word; with poll's sketch fewer than 1,000",
