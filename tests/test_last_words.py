@@ -165,6 +165,26 @@ def test_a_last_line_without_newline(server, leave):
 
 
 @pytest.mark.promise("leaving", needs="broadcast")
+@pytest.mark.ours("made to lose the processor right after a send has failed")
+@LINUX
+def test_half_a_line_when_one_thread_knows_of_the_reset(start):
+    """The kernel tells a reset once: to who sends or to who reads. Both must know of it."""
+    server = start(env={"PYTHONPATH": INJECTED, "CHAT_INJECT": json.dumps({"tell late": 0.2})})
+    listener, talker = server.join(2)
+    texts = texts_of(40)  # so many that the sender may be told of the reset before all has been read
+    for _ in range(10):
+        (leaver,) = server.join(1)
+        tell_in_vain(talker, listener, leaver)
+        with server.frozen():
+            talker.send(b"first\n")
+            say(leaver, texts, b"half")
+            leaver.close()
+        check_last_words(listener, talker, {leaver: texts}, done=lambda leaver=leaver: departure(server, leaver))
+        assert departure(server, leaver) == "dropped: connection reset by peer"
+        talker.unread.clear()
+
+
+@pytest.mark.promise("leaving", needs="broadcast")
 def test_last_words_of_many(server):
     """Twenty leave at once, in every way."""
     listener, talker, *leavers = server.join(22)

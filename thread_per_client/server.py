@@ -41,6 +41,7 @@ class ChatServer:
         self.turn = Turn()
         self.running = True
         self.late = False  # whether the time is over that the server has to stop
+        self.sending = threading.Lock()  # held while the room is told
         # What the other threads ask of the moderator, which owns the room. When the queue is full they wait. This holds
         # back whoever floods.
         self.requests = queue.Queue(MAX_REQUESTS)
@@ -129,8 +130,12 @@ class ChatServer:
             data = client.sock.recv(MAX_MESSAGE)
         except OSError as error:
             return self.leave(client, client.failure or f"dropped: {error.strerror.lower()}")
-        if not data and client.failure:
-            return self.leave(client, client.failure)
+        if not data:
+            # Of a reset the kernel tells one thread alone. If that was send(), fail() is still to note it down.
+            with self.sending:
+                pass
+            if client.failure:
+                return self.leave(client, client.failure)
         stream = client.received + data
         # Only the first line can be too long: the others came in this one recv.
         if len(stream) > MAX_MESSAGE and b"\n" not in stream[:MAX_MESSAGE]:
@@ -163,8 +168,9 @@ class ChatServer:
         """Tell everybody what the others said in this turn, and begin a new one."""
         turn, self.turn = self.turn, Turn()
         if turn.record:
-            for client in self.clients.values():
-                self.send(client, turn.heard_by(client))
+            with self.sending:
+                for client in self.clients.values():
+                    self.send(client, turn.heard_by(client))
 
     def send(self, client, data):
         """Send the data, all of it, for which SEND_TIMEOUT must do."""

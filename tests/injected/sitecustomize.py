@@ -5,6 +5,7 @@ CHAT_INJECT (JSON) says what is to happen:
 
     {"fail": ["socket.socket.accept"], "while": "PATH"}   these fail while the file names an error: ENOBUFS
     {"fail": ["socket.socket.accept"], "errors": [...]}   they fail with these errors, once with each of them
+    {"tell late": 0.5}                                    a send that fails says so only after so many seconds
     {"deny": {"accept4": "EPERM"}}                        the kernel itself fails these, for ever (seccomp)
     {"record": "PATH", "stop at": 2}                      what recv gives is written down; when a process calls it the
                                                           second time, it has the server sent SIGTERM
@@ -16,6 +17,7 @@ import json
 import os
 import signal
 import sys
+import time
 import weakref
 
 NUMBERS = {  # of the system's calls, on x86_64 and on aarch64
@@ -67,6 +69,22 @@ def fail(plan):
         setattr(owner, name, failing(getattr(owner, name), plan))
 
 
+def tell_late(seconds):
+    """Have a thread that is told of a failure lose the processor before it can say so to the others."""
+    import socket
+
+    send = socket.socket.send
+
+    def send_it(self, *args):
+        try:
+            return send(self, *args)
+        except ConnectionResetError:
+            time.sleep(seconds)
+            raise
+
+    socket.socket.send = send_it
+
+
 def deny(calls):
     """Have the kernel fail these calls: a filter for seccomp(2), two instructions for each call."""
     import ctypes
@@ -116,5 +134,7 @@ if "echo_operator" not in "".join(sys.orig_argv[1:2]):  # that one becomes the s
     for deed in fail, record:
         if deed.__name__ in plan:
             deed(plan)
+    if "tell late" in plan:
+        tell_late(plan["tell late"])
     if "deny" in plan:
         deny(plan["deny"])
