@@ -297,6 +297,12 @@ def serve(request, reaper, log_path):
 
 
 @pytest.fixture
+def command(model, scratch):
+    """The words with which the test's model is started, for tests that start it by other means than `start`."""
+    return model.words(scratch / "files")
+
+
+@pytest.fixture
 def start(model, serve):
     """Start a server of the test's model: `start(nofile=64)` gives a harness.Server."""
     return functools.partial(serve, model)

@@ -34,6 +34,7 @@ DEADLINE = 60.0  # seconds for anything that must happen; conftest.py gives a st
 NET_TCP = Path("/proc/net/tcp")
 LINGER_RESET = struct.pack("ii", 1, 0)
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
+QUESTION = b"your name?\n"  # what a server with a door asks who comes
 SHOWN = 300  # bytes of a transcript that a failure shows
 
 
@@ -332,7 +333,9 @@ class Process:
 class Server(Process):
     """A chat server under test. Made by the fixtures `server` and `start`.
 
-    `join` gives clients that are known to be in the room, `connect` one of which that is not known.
+    `join` gives clients that are known to be in the room, `connect` one of which that is not known. Where there is a
+    door at which a name is asked for, both have given one, and of what the server says by itself they hear nothing.
+    For tests of the door there are `visit`, a client at it, and `enter`, one that went through: they hear all.
     """
 
     def __init__(
@@ -356,14 +359,15 @@ class Server(Process):
         wait; `polled`: find it ready by its port, not by its log.
         """
         self.model, self.host = model, host or "127.0.0.1"
-        self.peers, self.gone, self._calls = [], deque(maxlen=8), itertools.count()
+        self._begin()
         if model.foreign:
             self.port = port or free_port()
             command = [part.replace("{port}", str(self.port)) for part in model.command]
         else:
             self.port = port
             options.setdefault("cwd", ROOT)
-            command = [*model.command, str(port), *(("--host", host) if host else ()), *map(str, args)]
+            words = model.words(log_path.with_name(f"{log_path.name}-files"))
+            command = [*words, str(port), *(("--host", host) if host else ()), *map(str, args)]
         if nofile:
             shell = f"ulimit -n {nofile}; {shell}"
         if shell != 'exec "$@"':
@@ -375,6 +379,10 @@ class Server(Process):
             except BaseException:  # whoever wanted it never gets it, and so cannot end it
                 self.kill()
                 raise
+
+    def _begin(self):
+        self.peers, self.gone = [], deque(maxlen=8)
+        self._calls, self._names = itertools.count(), (f"p{number}" for number in itertools.count(1))
 
     def _await_announcement(self):
         """Take the port from the first line of the log."""
@@ -414,8 +422,16 @@ class Server(Process):
         """A new client. The system has accepted it; whether the server has, is not known.
 
         `receive_buffer`: the size of the client's receive buffer, small for a slow reader; `patience`:
-        how many seconds it tries to connect.
+        how many seconds it tries to connect. At a door it has given a name that nobody else has.
         """
+        peer = self.visit(receive_buffer, patience)
+        if self.model.door:
+            peer.name, peer.notices = next(self._names), Notices()
+            peer.offer(f"{peer.name}\n".encode())  # it may be refused already
+        return peer
+
+    def visit(self, receive_buffer=None, patience=None):
+        """A new client that has not said anything so far, and hears all that the server says."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         if receive_buffer:
@@ -431,6 +447,22 @@ class Server(Process):
         self.peers.append(peer)
         return peer
 
+    def enter(self, name, password=None):
+        """A new client that is in the room, and hears all that the server says after the line `peer.welcome`."""
+        __tracebackhide__ = True
+        peer = self.visit()
+        peer.expect(QUESTION)
+        peer.send(f"{name}\n".encode())
+        if password is not None:
+            peer.expect(b"\xff\xfb\x01password?\n")  # IAC WILL ECHO: a telnet is not to show what is typed
+            peer.send(f"{password}\n".encode())
+            peer.expect(b"\xff\xfc\x01")
+        peer.welcome = peer.read_line().decode()
+        peer.name = name
+        if not peer.welcome.startswith(f"* you are {name}; "):
+            peer.fail(f"{name} was not let in: {peer.welcome}")
+        return peer
+
     def join(self, count=1, receive_buffer=None):
         """A list of `count` new clients that are in the room for certain, and have nothing to read.
 
@@ -439,6 +471,10 @@ class Server(Process):
         that is taken off again.
         """
         __tracebackhide__ = True
+        if self.model.door:
+            newcomers = [self.connect(receive_buffer) for _ in range(count)]
+            self.settle(newcomers)
+            return newcomers
         listeners = [peer for peer in self.peers if not peer.deaf and not peer.ended]
         alone = not self.model.echoes and not listeners and count == 1
         helper = [self.connect()] if alone else []  # to be heard takes somebody who hears
@@ -474,6 +510,24 @@ class Server(Process):
                 peer.fail(f"{peer.name} no longer hears {speaker.name}", said[-1])
             for line in said:  # what was said before it joined it did not hear
                 peer.unread = peer.unread.replace(line, b"", 1)
+
+    def settle(self, here=()):
+        """With a door: wait until all who read have heard who is `here`, themselves included, and who has gone.
+
+        Then nothing more of that comes: who closes the connection with something unread in it resets it.
+        """
+        __tracebackhide__ = True
+        here = {peer.name for peer in here}
+        gone = {peer.name for peer in self.gone if peer.notices}
+        end = time.monotonic() + DEADLINE + len(self.peers) / 50
+        for peer in self.peers:
+            if peer.notices and not peer.deaf and not peer.ended:
+                while (here - peer.notices.names or gone & peer.notices.names) and peer._receive(end, notices=True):
+                    pass
+                if missing := here - peer.notices.names:
+                    peer.fail(f"{peer.name} never heard of {', '.join(sorted(missing))}")
+                if left := gone & peer.notices.names:
+                    peer.fail(f"{peer.name} never heard that {', '.join(sorted(left))} left")
 
     def pair(self):
         """A client that speaks and one that hears it; the very same where a server only echoes."""
@@ -549,6 +603,53 @@ class Server(Process):
         self.kill()
 
 
+class Notices:
+    """What a server with a door says by itself, taken out of what comes, so that what people say is left.
+
+    That is its question, before anything else, and each line that begins with `*` or `[`. (A name does not.)
+    """
+
+    LINES = re.compile(rb"^[*\[].*\n", re.MULTILINE)
+    NAMES = re.compile(r"\* (?:you are (.+); (?:also here: (.+)|nobody else is here)|(.+) (joined|left))\n")
+
+    def __init__(self):
+        self.names = set()  # who is in the room, as far as it was told
+        self.question = QUESTION  # if it is still to come
+        self.before = b""  # what is known of the line that is not at its end; of one that is passed on, any byte
+
+    def take(self, data):
+        """What people said, of the data that comes next."""
+        data, passed = self.before + data, len(self.before) if self.before == b"x" else 0
+        if self.question:
+            if self.question.startswith(data):
+                self.before = data
+                return b""
+            data, self.question = data.removeprefix(self.question), b""
+        start = data.rfind(b"\n") + 1
+        last = data[start:]
+        whole = data[:start]
+        if last[:1] in (b"*", b"["):
+            self.before = last
+        else:
+            self.before = b"x" if last else b""
+            whole += last
+        if b"*" in whole or b"[" in whole:
+            whole = self.LINES.sub(self._note, whole)
+        return whole[passed:]
+
+    def _note(self, line):
+        """Note who came or went."""
+        if found := self.NAMES.fullmatch(line[0].decode()):
+            me, others, other, what = found.groups()
+            if me:
+                self.names |= {me, *(others or "").split(", ")} - {""}
+            elif what == "joined":
+                self.names.add(other)
+            else:
+                self.names.discard(other)
+        return b""
+
+
 class Peer:
     """A raw TCP client: what it sends and expects are bytes. Made by `Server.connect` and `Server.join`.
 
@@ -558,14 +659,16 @@ class Peer:
     def __init__(self, server, sock):
         self.server, self.sock, self.deaf = server, sock, False
         host, port = sock.getsockname()[:2]
-        self.name = f"[{host}]:{port}" if ipaddress.ip_address(host).version == 6 else f"{host}:{port}"
+        self.address = f"[{host}]:{port}" if ipaddress.ip_address(host).version == 6 else f"{host}:{port}"
+        self.name = self.address  # what the others call it
+        self.notices = None  # what takes out what the server says by itself
         self.sent, self.came = Transcript(), Transcript()
         self.unread = bytearray()
         self.ended = ""  # how the connection ended: "end of stream" or "reset"
 
     def _queues(self):
         """What waits in the system, at the server and here: bytes that are not acknowledged, and that are not read."""
-        ours, theirs = (f":{int(name.rpartition(':')[2]):04X}" for name in (self.name, f":{self.server.port}"))
+        ours, theirs = (f":{int(name.rpartition(':')[2]):04X}" for name in (self.address, f":{self.server.port}"))
         at_server, here = (0, 0), (0, 0)
         for line in NET_TCP.read_text().splitlines()[1:]:
             _, local, remote, _, queues, *_ = line.split()
@@ -580,6 +683,16 @@ class Peer:
         """How many bytes that the server has sent to this client wait in the system, on either side."""
         (sent, _), (_, unread) = self._queues()
         return sent + unread
+
+    @property
+    def logged(self):
+        """What the log calls it, once it is in the room."""
+        return self.name if self.name == self.address else f"{self.name}@{self.address}"
+
+    @property
+    def in_log(self):
+        """A regular expression for what the log calls it, wherever it is. At a door it is called by its address."""
+        return re.escape(self.address) if self.name == self.address else rf"(?:\S+@)?{re.escape(self.address)}"
 
     # Speaking
 
@@ -629,23 +742,25 @@ class Peer:
 
     # Hearing
 
-    def _receive(self, end):
-        """Wait for more bytes until the time `end`; False if none came."""
-        if self.ended:
-            return False
-        self.sock.settimeout(max(0.001, end - time.monotonic()))
-        try:
-            data = self.sock.recv(1 << 16)
-        except TimeoutError:
-            return False
-        except OSError:
-            self.ended = "reset"
-            return False
-        if not data:
-            self.ended = "end of stream"
-        self.came.add(data)
-        self.unread += data
-        return bool(data)
+    def _receive(self, end, notices=False):
+        """Wait for more bytes until the time `end`; False if none came. `notices`: those that are taken out count."""
+        while not self.ended:
+            self.sock.settimeout(max(0.001, end - time.monotonic()))
+            try:
+                data = self.sock.recv(1 << 16)
+            except TimeoutError:
+                return False
+            except OSError:
+                self.ended = "reset"
+                return False
+            if not data:
+                self.ended = "end of stream"
+            self.came.add(data)
+            heard = self.notices.take(data) if self.notices else data
+            self.unread += heard
+            if heard or (data and notices):
+                return True
+        return False
 
     def _cut(self, count):
         data = bytes(self.unread[:count])
@@ -760,7 +875,7 @@ class Peer:
     def describe(self):
         """What went over this connection."""
         end = f", then {self.ended}" if self.ended else ""
-        return f"{self.name}\n    sent: {self.sent}\n    came: {self.came}{end}"
+        return f"{self.logged}\n    sent: {self.sent}\n    came: {self.came}{end}"
 
     def fail(self, what, expected=None):
         """Fail, with what was expected and what came instead."""
@@ -789,7 +904,7 @@ def converse(peers, says, done, within=None):
             for key, events in selector.select(0.1):
                 peer = key.data
                 try:
-                    if events & selectors.EVENT_READ and not peer._receive(0):
+                    if events & selectors.EVENT_READ and not peer._receive(0) and peer.ended:
                         selector.unregister(peer.sock)
                         continue
                     if events & selectors.EVENT_WRITE:

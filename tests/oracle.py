@@ -8,6 +8,13 @@ LF, SE, IP, SB, WILL, DONT, IAC = 0x0A, 0xF0, 0xF4, 0xFA, 0xFB, 0xFE, 0xFF
 COMMANDS = range(0xEC, SB)
 MAX_MESSAGE = 4096
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# A line that begins with a slash may be a command; of Ctrl-C a line is the end; IAC IAC SE can be read in two ways.
+UNCLEAR = [b"/", b"\xff\xf4", b"\xff\xff\xf0"]
+
+
+def is_clear(data):
+    """Whether the contract leaves no doubt of what is heard, from any of our servers."""
+    return not any(mark in data for mark in UNCLEAR)
 
 
 def hear(stream):

@@ -79,6 +79,7 @@ class Model:
     churn: int = 2000  # clients that come and go, in a few seconds
     crowd: int = 1000  # clients that it must bear at once
     stuck: int = 10  # clients that do not read, with which the tests of its memory get done in time
+    door: bool = False  # it asks for a name first, by which the others hear of the client then
 
     def __str__(self):
         return self.name
@@ -91,6 +92,12 @@ class Model:
     def echoes(self):
         """Whether the one client that is served talks to itself."""
         return self.instead("broadcast") == "echo"
+
+    def words(self, folder):
+        """How it is started, but for what a test adds. The folder is for its files; it is made if they need one."""
+        if any("{folder}" in word for word in self.command):
+            folder.mkdir(exist_ok=True)
+        return [word.replace("{folder}", str(folder)) for word in self.command]
 
     @property
     def missing(self):
@@ -115,6 +122,11 @@ def _model(name, *, folder=None, command=None, options=(), **attributes):
     return Model(name, command, EXCEPTIONS.get(folder, {}), **attributes)
 
 
+def _step(name, *options, **attributes):
+    """A step of the growing road."""
+    return _model(name, folder=f"features/{name}", options=options, door=True, **attributes)
+
+
 MODELS = [
     _model("blocking"),
     _model("two_way", command=(sys.executable, "tests/echo_operator.py", "blocking/two_way/server.py")),
@@ -127,9 +139,11 @@ MODELS = [
     _model("epoll_based"),
     _model("proactor_based", files=("server.py", "proactor.py", "backends.py")),
     _model("io_uring", folder="proactor_based", options=("--backend", "io_uring"), needs=IO_URING),
+    _step("names"),
 ]
 
 
 def foreign_model(command, like=None):
-    """A student's server, with the exceptions of one of the models if it is to be like that."""
-    return Model("yours", tuple(shlex.split(command)), EXCEPTIONS.get(like, {}), foreign=True)
+    """A student's server, with the exceptions, and the door, of one of the models if it is to be like that."""
+    model = next((model for model in MODELS if model.name == like), Model(""))
+    return Model("yours", tuple(shlex.split(command)), model.exceptions, foreign=True, door=model.door)

@@ -96,7 +96,7 @@ def test_many_listeners(server):
 def test_ipv6_names_are_in_brackets(start, needs_ipv6):
     server = start(host="::1")
     alice, bob = server.join(2)
-    assert alice.name.startswith("[::1]:")
+    assert alice.address.startswith("[::1]:")
     alice.send(b"hello\n")
     bob.expect_line(alice, "hello")
 
@@ -113,6 +113,6 @@ def test_the_only_client_hears_itself(server):
 def test_the_only_client_hears_itself_over_ipv6(start, needs_ipv6):
     server = start(host="::1")
     (alice,) = server.join(1)
-    assert alice.name.startswith("[::1]:")
+    assert alice.address.startswith("[::1]:")
     alice.send(b"one\n")
     alice.expect_line(alice, "one")

@@ -4,7 +4,6 @@ environment, options of the interpreter, a console, process 1, a resolver that i
 
 import contextlib
 import errno
-import itertools
 import json
 import os
 import re
@@ -15,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections import deque
 
 import pytest
 from harness import Server, wait_until
@@ -38,12 +36,12 @@ def chat_and_leave(server):
         speaker.send(f"hello {number}\n".encode())
         listener.expect_line(speaker, f"hello {number}")
     speaker.close()
-    server.await_log(rf"{re.escape(speaker.name)} left, \d online$")
+    server.await_log(rf"{re.escape(speaker.logged)} left, \d online$")
     if listener is not speaker:
         listener.send(b"x" * 3000)
         listener.send(b"x" * 3000)
         listener.read_to_end()
-        server.await_log(rf"{re.escape(listener.name)} dropped: message too long, \d online$")
+        server.await_log(rf"{re.escape(listener.logged)} dropped: message too long, \d online$")
 
 
 LINE = r"\d\d:\d\d:\d\d (listening on \S+|\S+ (joined|left|dropped: [a-z ]+), \d+ online|bye)"
@@ -135,7 +133,7 @@ def test_a_thousand_open_descriptors(start, count, allowed):
         return
     server._await_announcement()
     peer = server.connect()
-    server.await_log(rf"{re.escape(peer.name)} (joined|refused)")
+    server.await_log(rf"{peer.in_log} (joined|refused)")
     if "refused" in server.log:
         assert count > 1000 or server.model.name == "select_based", server.log
     peer.close()
@@ -170,9 +168,9 @@ def free():
 
 @pytest.mark.promise("log")
 @pytest.mark.ours("the log")
-def test_a_log_that_does_not_block(model, start):
+@pytest.mark.usefixtures("program")
+def test_a_log_that_does_not_block(start):
     """A pipe that another program has made non-blocking and that is full: lines are lost, and nothing else."""
-    program_of(model)
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     server = start(stderr=writing, polled=True, port=free())
@@ -217,13 +215,13 @@ def test_odd_surroundings(start):
 
 @pytest.mark.promise("start")
 @pytest.mark.ours("the log")
-def test_the_working_directory_is_gone(model, start, scratch):
+def test_the_working_directory_is_gone(model, command, start, scratch):
     """Started by its full path."""
     if model.name in ("two_way", "uvloop"):
         pytest.skip("it is not started by a path")
     gone = scratch / "gone"
     gone.mkdir()
-    words = [str(ROOT / word) if word.endswith("server.py") else word for word in model.command]
+    words = [str(ROOT / word) if word.endswith("server.py") else word for word in command]
     shell = f"cd {shlex.quote(str(gone))}; rmdir {shlex.quote(str(gone))}; shift {len(words)}; "
     served(start(shell=shell + f'exec {shlex.join(words)} "$@"'))
 
@@ -242,34 +240,33 @@ OPTIONS = [
 ]
 
 
-def with_options(model, options):
+def with_options(command, options):
     """The model's command with these options of the interpreter."""
-    words = list(model.command)
-    at = 1 if words[1] == "-c" or words[1].endswith("server.py") else 2
-    return [*words[:at], *options, *words[at:]]
+    at = 1 if command[1] == "-c" or command[1].endswith("server.py") else 2
+    return [*command[:at], *options, *command[at:]]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
 @pytest.mark.promise("start")
 @pytest.mark.ours("options of Python's")
-def test_options_of_the_interpreter(model, start, options):
+def test_options_of_the_interpreter(model, command, start, options):
     """Not a word that is not ours, status 0."""
     if model.needs and {"-I", "-P", "-S", "-E", "-s"} & set(options):
         pytest.skip("it needs what is installed, or what is beside it")
-    words = with_options(model, options)
-    server = start(shell=f'shift {len(model.command)}; exec {shlex.join(words)} "$@"')
+    words = with_options(command, options)
+    server = start(shell=f'shift {len(command)}; exec {shlex.join(words)} "$@"')
     served(server, signal.SIGINT if options in (["-OO"], ["-X", "dev"]) else signal.SIGTERM)
 
 
 @pytest.mark.promise("start")
 @pytest.mark.ours("options of Python's")
-def test_developer_s_mode_and_what_goes_wrong_at_the_start(model, run):
+def test_developer_s_mode_and_what_goes_wrong_at_the_start(command, run):
     """One line, and nothing about what was left open."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
         for args in ([taken], ["0", "--host", "203.0.113.77"], ["0", "--host", "no.such.host.invalid"]):
             process = run(
-                [*model.command, *args],
+                [*command, *args],
                 cwd=ROOT,
                 env={"PYTHONDEVMODE": "1", "PYTHONWARNINGS": "error", "PYTHONASYNCIODEBUG": "1"},
             )
@@ -292,7 +289,7 @@ class OnTerminal(Server):
 
     def __init__(self, model, child, port):
         self.model, self.child, self.host, self.port = model, child, "127.0.0.1", port
-        self.peers, self.gone, self._calls = [], deque(maxlen=8), itertools.count()
+        self._begin()
 
 
 class Console:
@@ -356,26 +353,25 @@ class Console:
         self.child.expect("WARNING:root:a warning of my own")
 
 
-def program_of(model):
+@pytest.fixture
+def program(model, command):
+    """The model's server.py, and its options."""
     if model.name == "uvloop":
         pytest.skip("started with runpy, it is in a console already")
-    return next(word for word in model.command if word.endswith("server.py"))
-
-
-def options_of(model):
-    return " ".join(model.command[model.command.index("--backend") :]) if "--backend" in model.command else ""
+    at = next(number for number, word in enumerate(command) if word.endswith("server.py"))
+    return command[at], command[at + 1 :]
 
 
 @pytest.mark.promise("stopping")
 @pytest.mark.ours("python -i")
-def test_python_i(model, terminal, scratch):
+def test_python_i(model, program, terminal, scratch):
     """`python -i server.py`, Ctrl-C: the console that comes is as it would be without the server."""
-    program, more = program_of(model), options_of(model).split()
+    name, options = program
     plain = scratch / "plain.py"
     plain.write_text("import logging, argparse, signal")
     console = Console(terminal, model, scratch, [sys.executable, "-q", "-i", str(plain)])
     expected = console.state()
-    console = Console(terminal, model, scratch, [sys.executable, "-q", "-i", program, "0", *more])
+    console = Console(terminal, model, scratch, [sys.executable, "-q", "-i", name, "0", *options])
     port = console.chat()
     assert console.state() == expected
     console.type(f"sys.argv[1] = '{port}'; main()")
@@ -386,16 +382,14 @@ def test_python_i(model, terminal, scratch):
 
 @pytest.mark.promise("stopping")
 @pytest.mark.ours("runpy")
-def test_in_a_console_again_and_again(model, terminal, scratch):
+def test_in_a_console_again_and_again(model, program, terminal, scratch):
     """As a teacher shows it: run_path in a console."""
-    program, more = program_of(model), options_of(model)
+    name, options = program
     console = Console(terminal, model, scratch, [sys.executable, "-q"])
     console.type("import runpy, sys, logging, argparse, signal")
     before, port = console.state(), 0
     for _ in range(3):
-        console.type(
-            f"sys.argv = '{program} {port} {more}'.split(); _ = runpy.run_path('{program}', run_name='__main__')"
-        )
+        console.type(f"sys.argv = {[name, str(port), *options]}; _ = runpy.run_path('{name}', run_name='__main__')")
         port = console.chat()
         assert console.state() == before
     console.check_alive()
@@ -403,9 +397,9 @@ def test_in_a_console_again_and_again(model, terminal, scratch):
 
 @pytest.mark.promise("stopping")
 @pytest.mark.ours("IPython")
-def test_ipython_run(model, terminal, scratch):
+def test_ipython_run(model, program, terminal, scratch):
     pytest.importorskip("IPython")
-    program, more = program_of(model), options_of(model)
+    name, options = program
     words = [sys.executable, "-m", "IPython", "--simple-prompt", "--no-banner"]
     words += ["--colors=NoColor", "--HistoryManager.hist_file=:memory:"]
     console = Console(terminal, model, scratch, words)
@@ -414,7 +408,7 @@ def test_ipython_run(model, terminal, scratch):
     console.state()
     before, port = console.state(), 0
     for _ in range(2):
-        console.type(f"%run {program} {port} {more}")
+        console.type(f"%run {name} {port} {shlex.join(options)}")
         port = console.chat()
         assert console.state() == before
     console.check_alive()
@@ -422,9 +416,9 @@ def test_ipython_run(model, terminal, scratch):
 
 @pytest.mark.promise("stopping")
 @pytest.mark.ours("runpy")
-def test_run_by_a_script_that_goes_on(model, start, scratch):
+def test_run_by_a_script_that_goes_on(program, command, start, scratch):
     """With handlers, a log and a mask of its own, which are there again afterwards."""
-    program = str(ROOT / program_of(model))
+    path = str(ROOT / program[0])
     script = scratch / "script.py"
     script.write_text(
         f"""
@@ -447,11 +441,11 @@ for what in before:
 logging.info("goes on")
 """
     )
-    code = f"import sys; sys.argv[0] = {program!r}; exec(open({str(script)!r}).read())"
-    words = [word if not word.endswith("server.py") else "-c" for word in model.command]
+    code = f"import sys; sys.argv[0] = {path!r}; exec(open({str(script)!r}).read())"
+    words = [word if not word.endswith("server.py") else "-c" for word in command]
     words.insert(words.index("-c") + 1, code)
     out = scratch / "out"
-    shell = f'shift {len(model.command)}; exec {shlex.join(words)} "$@"'
+    shell = f'shift {len(command)}; exec {shlex.join(words)} "$@"'
     server = start(shell=shell, env={"CHAT_STATE": str(scratch / "state"), "CHAT_OUT": str(out)})
     server.check_room()
     server.signal(signal.SIGTERM)
@@ -528,9 +522,9 @@ def silent_resolver(etc):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.promise("stopping")
 @pytest.mark.ours("--host")
-def test_while_a_host_is_looked_up(model, start, silent_resolver, number):
+@pytest.mark.usefixtures("program")
+def test_while_a_host_is_looked_up(start, silent_resolver, number):
     """A resolver that is silent: the signal ends it at once and without a word."""
-    program_of(model)
     shell, sock = silent_resolver
     server = start(shell=shell, host="some.name", announce=False)
     if sock:

@@ -82,7 +82,7 @@ def test_thousands_come_and_go(server):
 def test_keepalive(server):
     """The system looks after a peer whose machine vanished: a keepalive timer runs for each connection."""
     (alice,) = server.join(1)
-    port = int(alice.name.rpartition(":")[2])
+    port = int(alice.address.rpartition(":")[2])
     pattern = re.compile(rf"^ *\d+: \w+:{server.port:04X} \w+:{port:04X} 01 \w+:\w+ 02:", re.MULTILINE)
     if not wait_until(lambda: pattern.search(Path("/proc/net/tcp").read_text())):
         alice.fail("no keepalive timer runs for the server's side of the connection")

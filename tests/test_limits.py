@@ -251,7 +251,7 @@ def test_a_full_room_that_is_pushed_at(start):
 def fate(server, peer, pattern="joined|refused"):
     """What the log says of the client, once it does: of the last one that had its port."""
     __tracebackhide__ = True
-    pattern = re.compile(rf"^\S+ {re.escape(peer.name)} ({pattern})", re.MULTILINE)
+    pattern = re.compile(rf"^\S+ {peer.in_log} ({pattern})", re.MULTILINE)
     found = wait_until(lambda: pattern.search(server.log, peer.log_before))
     if not found:
         raise BrokenPromise(f"the log never had {pattern.pattern!r} of it:\n{server.log}")

@@ -20,13 +20,14 @@ def check_format(server):
 @pytest.mark.ours("the log")
 def test_joined_and_left(server):
     alice = server.connect()
-    server.await_log(rf"^\d\d:\d\d:\d\d {re.escape(alice.name)} joined, 1 online$")
+    server.await_log(rf"^\d\d:\d\d:\d\d {re.escape(alice.logged)} joined, 1 online$")
+    server.settle([alice])
     alice.close()
-    server.await_log(rf"^\d\d:\d\d:\d\d {re.escape(alice.name)} left, 0 online$")
+    server.await_log(rf"^\d\d:\d\d:\d\d {re.escape(alice.logged)} left, 0 online$")
     bob = server.connect()
-    server.await_log(rf"{re.escape(bob.name)} joined, 1 online$")
+    server.await_log(rf"{re.escape(bob.logged)} joined, 1 online$")
     bob.finish()
-    server.await_log(rf"{re.escape(bob.name)} left, 0 online$")
+    server.await_log(rf"{re.escape(bob.logged)} left, 0 online$")
     check_format(server)
 
 
@@ -36,7 +37,7 @@ def test_ctrl_c_in_telnet_is_a_way_to_leave(server):
     alice = server.connect()
     server.await_log("joined, 1 online$")
     alice.send(b"half a line\xff\xf4")
-    server.await_log(rf"{re.escape(alice.name)} left, 0 online$")
+    server.await_log(rf"{re.escape(alice.logged)} left, 0 online$")
 
 
 @pytest.mark.promise("log", needs="broadcast")
@@ -45,11 +46,13 @@ def test_how_many_are_online(server):
     peers = []
     for number in range(1, 6):
         peers.append(server.connect())
-        server.await_log(rf"{re.escape(peers[-1].name)} joined, {number} online$")
+        server.await_log(rf"{re.escape(peers[-1].logged)} joined, {number} online$")
+    server.settle(peers)
     for number in range(4, -1, -1):
         leaver = peers.pop()
         leaver.close()
-        server.await_log(rf"{re.escape(leaver.name)} left, {number} online$")
+        server.await_log(rf"{re.escape(leaver.logged)} left, {number} online$")
+        server.settle(peers)
     check_format(server)
 
 
@@ -66,7 +69,7 @@ def test_dropped(server, reason):
     alice = server.connect()
     server.await_log("joined, 1 online$")
     DROPS[reason](alice)
-    server.await_log(rf"^\d\d:\d\d:\d\d {re.escape(alice.name)} dropped: {reason}, 0 online$")
+    server.await_log(rf"^\d\d:\d\d:\d\d {re.escape(alice.logged)} dropped: {reason}, 0 online$")
     check_format(server)
 
 
@@ -79,7 +82,7 @@ def test_dropped_as_too_slow(server):
     for _ in range(80):
         alice.send((b"x" * 4000 + b"\n") * 25)
         bob.expect_lines(alice, ["x" * 4000] * 25)
-    server.await_log(rf"{re.escape(stuck.name)} dropped: too slow, 2 online$")
+    server.await_log(rf"{re.escape(stuck.logged)} dropped: too slow, 2 online$")
     check_format(server)
 
 
@@ -102,7 +105,7 @@ def test_stopping(start):
     server.await_log("joined, 1 online$")
     server.signal(signal.SIGTERM)
     server.wait()
-    assert re.search(rf"{re.escape(alice.name)} dropped: server stopping, 0 online\n\S+ bye\n\Z", server.log)
+    assert re.search(rf"{re.escape(alice.logged)} dropped: server stopping, 0 online\n\S+ bye\n\Z", server.log)
     check_format(server)
 
 

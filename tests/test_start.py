@@ -31,11 +31,11 @@ BAD_PORTS = [
 
 
 @pytest.fixture
-def outcome(model, run):
+def outcome(command, run):
     """Start a server that must fail: `outcome("0", "--host", "x")` gives its status and what it wrote."""
 
     def fail(*args, prefix=()):
-        process = run([*prefix, *model.command, *args], cwd=ROOT)
+        process = run([*prefix, *command, *args], cwd=ROOT)
         return process.wait(), process.log
 
     return fail
@@ -79,12 +79,12 @@ def test_the_first_line_is_seen_at_once_in_a_pipe(start):
 
 @pytest.mark.promise("start")
 @pytest.mark.ours("the default port")
-def test_9669_on_127_0_0_1_is_the_default(model, run):
+def test_9669_on_127_0_0_1_is_the_default(command, run):
     with (ROOT / "pyproject.toml").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # one test at a time may have that port
 
         def listens():
-            process = run(model.command, cwd=ROOT)
+            process = run(command, cwd=ROOT)
             process.await_log("listening|in use")
             if "in use" not in process.log:
                 return process
@@ -93,7 +93,7 @@ def test_9669_on_127_0_0_1_is_the_default(model, run):
         process = wait_until(listens, within=5.0, every=0.5)
         if not process:
             pytest.skip("9669 is in use")
-        assert process.log.endswith("listening on 127.0.0.1:9669\n")
+        process.await_log(r"listening on 127\.0\.0\.1:9669$")
         process.kill()
 
 
@@ -114,14 +114,14 @@ def test_host_by_name(start):
 
 @pytest.mark.promise("start")
 @pytest.mark.ours("the file server.py")
-def test_the_file_alone_and_the_standard_library_suffice(model, run, scratch):
+def test_the_file_alone_and_the_standard_library_suffice(model, command, run, scratch):
     """Copied to another directory, without any installed package."""
     if model.needs:
         pytest.skip("needs something else")
-    folder = next((ROOT / word).parent for word in model.command if word.endswith("server.py"))
+    program = next(number for number, word in enumerate(command) if word.endswith("server.py"))
     for name in model.files:
-        shutil.copy(folder / name, scratch)
-    process = run([sys.executable, "-S", "server.py", "0"], cwd=scratch)
+        shutil.copy((ROOT / command[program]).parent / name, scratch)
+    process = run([sys.executable, "-S", "server.py", "0", *command[program + 1 :]], cwd=scratch)
     process.await_log(r"listening on 127\.0\.0\.1:\d+$")
 
 
@@ -135,9 +135,9 @@ def test_epoll_elsewhere(run):
 
 @pytest.mark.promise("start")
 @pytest.mark.ours("its usage")
-def test_a_bad_port(model, run):
-    attempts = {port: run([*model.command, "--", port], cwd=ROOT) for port in BAD_PORTS}
-    attempts["two ports"] = run([*model.command, "5000", "5001"], cwd=ROOT)
+def test_a_bad_port(command, run):
+    attempts = {port: run([*command, "--", port], cwd=ROOT) for port in BAD_PORTS}
+    attempts["two ports"] = run([*command, "5000", "5001"], cwd=ROOT)
     for port, process in attempts.items():
         assert process.wait() == 2, f"{port!r}: {process.log}"
         assert process.log.startswith("usage: "), f"{port!r}: {process.log}"
