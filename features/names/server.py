@@ -147,9 +147,8 @@ class ChatServer:
 
     def check_name(self, client, text):
         """Return a name for the client, and the key by which names are compared. ValueError says why there is none."""
-        # NFKC makes one of what looks alike: a letter and its accent, or narrow and wide letters (Unicode, annex 15).
         name = unicodedata.normalize("NFKC", text.strip())
-        key = unicodedata.normalize("NFKC", name.casefold())
+        key = key_of(name)
         if not (NAME.fullmatch(name) and name[0].isalpha()):
             raise ValueError("a name has 1 to 20 letters, digits, - and _, and begins with a letter")
         if self.room.get(key, client) is not client:
@@ -258,6 +257,14 @@ class Client:
     def __str__(self):
         """What the log calls it."""
         return self.address if self.name is None else f"{self.name}@{self.address}"
+
+
+def key_of(name):
+    """Return a name in the form in which names are compared: two that differ in case alone are one.
+
+    NFKC makes one of what looks alike: a letter with its accent, or narrow and wide letters (Unicode Annex 15).
+    """
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 # ----------------------------------------------------------------------------------------------------------------------
