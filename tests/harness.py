@@ -7,6 +7,7 @@ the server's log.
 
 import contextlib
 import errno
+import fcntl
 import ipaddress
 import itertools
 import os
@@ -19,6 +20,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections import deque
@@ -666,23 +668,35 @@ class Peer:
         self.unread = bytearray()
         self.ended = ""  # how the connection ended: "end of stream" or "reset"
 
-    def _queues(self):
-        """What waits in the system, at the server and here: bytes that are not acknowledged, and that are not read."""
-        ours, theirs = (f":{int(name.rpartition(':')[2]):04X}" for name in (self.address, f":{self.server.port}"))
-        at_server, here = (0, 0), (0, 0)
-        for line in NET_TCP.read_text().splitlines()[1:]:
-            _, local, remote, _, queues, *_ = line.split()
-            waiting = tuple(int(number, 16) for number in queues.split(":"))
-            if local.endswith(theirs) and remote.endswith(ours):
-                at_server = waiting
-            elif local.endswith(ours) and remote.endswith(theirs):
-                here = waiting
-        return at_server, here
+    def _at_server(self):
+        """What waits at the server's end of the connection: bytes that are not acknowledged, and that are not read.
+
+        Only Linux tells. Its table is read in pieces, while sockets come and go: a line may be there twice, or missing.
+        """
+        __tracebackhide__ = True
+        ours, theirs = (f"{int(name.rpartition(':')[2]):04X}" for name in (self.address, f":{self.server.port}"))
+        line = re.compile(rf"^ *\d+: \w+:{theirs} \w+:{ours} \w+ (\w+):(\w+) ", re.MULTILINE)
+        found = wait_until(lambda: line.search(NET_TCP.read_text()))
+        if not found:
+            self.fail(f"the system knows nothing of the server's end of {self.address}")
+        return int(found[1], 16), int(found[2], 16)
+
+    def _here(self, request):
+        """What an ioctl says of the socket at this end: bytes."""
+        return int.from_bytes(fcntl.ioctl(self.sock, request, bytes(4)), sys.byteorder)
 
     def queued(self):
         """How many bytes that the server has sent to this client wait in the system, on either side."""
-        (sent, _), (_, unread) = self._queues()
-        return sent + unread
+        sent, _ = self._at_server()  # first: what moves on meanwhile is counted twice then, and not overlooked
+        return sent + self._here(termios.FIONREAD)
+
+    def arrived(self):
+        """How many bytes that this client has sent wait for the server to read them."""
+        return self._at_server()[1]
+
+    def taken(self):
+        """Whether the server has read all that this client has sent: nothing is on its way, and nothing waits there."""
+        return self._here(termios.TIOCOUTQ) == 0 and self.arrived() == 0
 
     @property
     def logged(self):
@@ -715,13 +729,8 @@ class Peer:
 
     def await_taken(self):
         """Wait until the server has read all that was sent to it; where the system does not tell, a little while."""
-
-        def taken():
-            (_, unread), (sent, _) = self._queues()
-            return sent == unread == 0
-
         if NET_TCP.exists():
-            wait_until(taken)
+            wait_until(self.taken)
         else:
             time.sleep(0.1)
 

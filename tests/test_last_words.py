@@ -67,23 +67,13 @@ RESETS = [pytest.param(how, marks=LINUX) for how in (reset, close_unread)]
 # What it says, and what is heard
 
 
-def arrived(peer):
-    """How many bytes that the client has sent wait for the server."""
-    ours, theirs = (f":{int(name.rpartition(':')[2]):04X}" for name in (peer.address, f":{peer.server.port}"))
-    for line in NET_TCP.read_text().splitlines():
-        _, local, remote, _, queues, *_ = line.split()
-        if local.endswith(theirs) and remote.endswith(ours):
-            return int(queues.partition(":")[2], 16)
-    return 0
-
-
 def say(peer, texts, tail=b""):
     """Say it to a server that is frozen; all of it has arrived afterwards, where only Linux tells that."""
     __tracebackhide__ = True
     words = "".join(f"{text}\n" for text in texts).encode() + tail
     peer.send(words)
     if NET_TCP.exists():
-        assert wait_until(lambda: arrived(peer) == len(words)), f"{arrived(peer)} of {len(words)} bytes arrived"
+        assert wait_until(lambda: peer.arrived() == len(words)), f"{peer.arrived()} of {len(words)} bytes arrived"
 
 
 def texts_of(count, size=1000):

@@ -14,7 +14,6 @@ import psutil
 import pytest
 from harness import Stopwatch, wait_until
 from promises import MODELS, ROOT, Model
-from test_last_words import arrived
 from test_stopping import check_stopped
 
 MODEL = "process_per_client"
@@ -126,7 +125,7 @@ def test_a_newcomer_hears_nothing_that_was_said_before_it_came(server, count):
         bob.expect_line(alice, "one")
         for speaker in (alice, bob):
             speaker.send(b"too early\n" * count)
-        assert wait_until(lambda: not (arrived(alice) or arrived(bob)) and rests(server, alice, bob))
+        assert wait_until(lambda: alice.taken() and bob.taken() and rests(server, alice, bob))
         dave = server.connect()
         server.await_log(rf"{re.escape(dave.name)} joined, 4 online$")
         for speaker in (alice, bob):
@@ -157,7 +156,7 @@ def test_newcomers_one_after_the_other_while_a_child_is_slow(server):
         for number in range(4):
             speaker = speakers[-1]  # another each time: a second line of one who is not answered yet is not read
             speaker.send(f"before {number}\n".encode())
-            assert wait_until(lambda speaker=speaker: not arrived(speaker) and rests(server, speaker))
+            assert wait_until(lambda speaker=speaker: speaker.taken() and rests(server, speaker))
             newcomers.append(server.connect())
             speakers.append(newcomers[-1])
             server.await_log(rf"{re.escape(newcomers[-1].name)} joined, {4 + number} online$")
