@@ -26,7 +26,7 @@ SETUP_DEFER_TASKRUN = 1 << 13  # completions are posted inside of our calls, and
 FEAT_REG_REG_RING, FEAT_NO_IOWAIT = 1 << 13, 1 << 17  # what a kernel has since 6.3, and since 6.15
 ENTER_GETEVENTS = 1 << 0  # post completions, and wait for them
 ENTER_NO_IOWAIT = 1 << 7  # who waits does not count as waiting for a disk, in top for instance
-SQ_CQ_OVERFLOW, SQ_TASKRUN = 1 << 1, 1 << 2  # more is done than has been posted
+SQ_CQ_OVERFLOW, SQ_TASKRUN = 1 << 1, 1 << 2  # more may be done than has been posted
 OFF_RINGS, OFF_ENTRIES = 0, 0x10000000  # which memory of the ring mmap is to give
 OPERATIONS = {"accept": (13, socket.SOCK_CLOEXEC), "send": (26, socket.MSG_NOSIGNAL), "recv": (27, 0)}
 ASYNC_CANCEL, NOBODY = 14, 0  # a cancellation, and its key: no id() is 0
@@ -124,6 +124,10 @@ class Ring:
             if not self.numbers[self.sq_flags] & (SQ_TASKRUN | SQ_CQ_OVERFLOW):
                 return
             self.enter()
+            # The kernel clears SQ_TASKRUN before it takes from its list: for what comes in between it stays set, though
+            # nothing is left. Then nothing is posted either.
+            if head == self.numbers[self.cq_tail]:
+                return
 
     def close(self):
         """Give the memory and the descriptor back."""
@@ -208,10 +212,11 @@ class UringProactor(Proactor):
 
     def abandon(self, channel):
         """Cancel what is pending on a socket, and wait until the kernel has let go of it. To close it would not do."""
-        started = [id(operation) for operation in (channel.reading, channel.writing) if id(operation) in self.started]
-        for key in started:
-            self.submit(NOBODY, ASYNC_CANCEL, -1, key, 0, 0)
-        while any(key in self.started for key in started):
+        keys = id(channel.reading), id(channel.writing)
+        # No cancellation finds an operation that the kernel is about to try once more: only a later one does.
+        while started := [key for key in keys if key in self.started]:
+            for key in started:
+                self.submit(NOBODY, ASYNC_CANCEL, -1, key, 0, 0)
             self.ring.enter(1)
             self.reap()
 

@@ -7,6 +7,7 @@ import gc
 import os
 import platform
 import resource
+import select
 import selectors
 import signal
 import socket
@@ -741,6 +742,30 @@ def test_remove_while_a_recv_is_pending(proactor, pair):
     assert ours.recv(100) == b"hello"
 
 
+@pytest.mark.parametrize("turns", [0, 1])
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no queue of errors")
+def test_remove_while_a_recv_is_tried_again_and_again(proactor, pair, listener, turns):
+    """A socket that has something in its queue of errors seems to be readable, and recv finds nothing."""
+    with socket.create_connection(listener.getsockname()), listener.accept()[0] as ours:
+        timestamping, of_sends, by_software = 37, 1 << 1, 1 << 4  # the time of each send goes into that queue
+        ours.setsockopt(socket.SOL_SOCKET, timestamping, of_sends | by_software)
+        ours.send(b"x")
+        queue = select.poll()
+        queue.register(ours, 0)
+        assert queue.poll(10_000) == [(ours.fileno(), select.POLLERR)]
+        seen, others = Recorder(proactor), Recorder(proactor)
+        proactor.register(ours, seen)
+        proactor.recv(ours, 100)
+        another, _peer = pair()
+        proactor.register(another, others)
+        for _ in range(turns):
+            proactor.send(another, b"x")
+            others.after(len(others.reports) + 1)
+        proactor.remove(ours)
+        others.nothing_more()
+        assert seen.reports == []
+
+
 def test_register_again(proactor, pair):
     ours, peer = pair()
     seen, again = Recorder(proactor), Recorder(proactor)
@@ -1067,6 +1092,20 @@ def test_completions_for_which_the_queue_has_no_room():
         ring.enter(5 * ENTRIES)
         assert sorted(ring.take()) == [(number, 0) for number in range(5 * ENTRIES)]
         assert list(ring.take()) == []
+
+
+def test_the_kernel_says_that_there_is_more_though_there_is_nothing():
+    """What comes between two steps of its own it may take at once, and then say that it is still to be taken."""
+    create_uring_proactor().close()
+    from uring import SQ_TASKRUN, Ring
+
+    with contextlib.closing(Ring()) as ring:
+        for taken in [], [(1, 0)]:
+            for number, _ in taken:
+                ring.put(number, 0, -1, 0, 0, 0)
+            ring.enter(len(taken))
+            ring.numbers[ring.sq_flags] |= SQ_TASKRUN  # in its place: it does this rarely
+            assert list(ring.take()) == taken
 
 
 @pytest.mark.parametrize(
