@@ -12,7 +12,7 @@ import time
 MIN_PASSWORD, MAX_PASSWORD = 8, 200  # characters
 HASHING_THREADS = 2  # each needs 16 MiB while it hashes
 MAX_WAITING = 10  # checks that wait for one name, or from one address
-MAX_PAUSE = 30  # seconds between two guesses, at most: the first wrong one costs one second, each further one doubles it
+MAX_PAUSE = 30  # seconds until the next guess, at most: one after the first wrong one, then twice as long each time
 FORGET_TIME = 600  # seconds after which an address's wrong guesses are forgotten
 NOBODY = os.urandom(16), bytes(64)  # salt and hash for a name that has none: to check them takes as long
 
