@@ -3,9 +3,9 @@
 import asyncio
 import collections
 import concurrent.futures
-import contextlib
 import json
 import logging
+import os
 import queue
 import sqlite3
 import threading
@@ -14,6 +14,7 @@ import time
 LAYOUT = 1  # of the tables; a file says in its user_version which one it has
 RECENT = 200  # lines that are kept in memory: newcomers never wait for the disk
 MAX_UNWRITTEN = 10_000  # lines that wait for a disk which cannot be written; beyond that the oldest are lost
+BATCH = 1000  # lines that are written at once, at most
 BATCH_TIME = 0.1  # seconds for which lines are collected, to be written at once
 RETRY_TIME = 1  # seconds until what could not be written is tried again
 
@@ -35,13 +36,10 @@ class History:
     def __init__(self, path):
         """Open the database, or make it. sqlite3.Error, or RuntimeError for the thread, says why not."""
         self.notify = logging.warning  # called in the thread, with a sentence
-        self.database = sqlite3.connect(path, timeout=1, isolation_level=None, check_same_thread=False)
-        with contextlib.ExitStack() as stack:
-            stack.callback(self.database.close)
-            self.prepare()
-            newest = self.database.execute("SELECT time, text FROM lines ORDER BY id DESC LIMIT ?", [RECENT]).fetchall()
-            (self.count,) = self.database.execute("SELECT coalesce(max(id), 0) FROM lines").fetchone()
-            stack.pop_all()
+        self.path = os.path.abspath(path)  # SQLite has a meaning of its own for "" and ":memory:"
+        self.database = self.open()
+        newest = self.database.execute("SELECT time, text FROM lines ORDER BY id DESC LIMIT ?", [RECENT]).fetchall()
+        (self.count,) = self.database.execute("SELECT coalesce(max(id), 0) FROM lines").fetchone()
         self.lines = collections.deque(reversed(newest), RECENT)
         self.unwritten = collections.deque()  # what the thread has not looked at yet
         self.batch = []  # what it is to write
@@ -52,18 +50,30 @@ class History:
         self.thread = threading.Thread(target=self.work, daemon=True)  # a disk that stalls does not hold up the end
         self.thread.start()
 
-    def prepare(self):
-        """Make the tables in a database that is new; sqlite3.Error for one that is not ours."""
-        (layout,) = self.database.execute("PRAGMA user_version").fetchone()
-        (tables,) = self.database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if layout > LAYOUT:
-            raise sqlite3.DatabaseError(f"its layout is {layout}, and this server knows {LAYOUT}")
-        if layout == 0 and tables:
-            raise sqlite3.DatabaseError("it is another program's database")
-        self.database.execute("PRAGMA journal_mode = WAL")
-        self.database.execute("PRAGMA synchronous = NORMAL")  # an fsync for each checkpoint, not for each batch
-        if layout == 0:
-            self.database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+    def open(self):
+        """Open the database, and make the tables in one that is new; sqlite3.Error for one that is not ours."""
+        database = sqlite3.connect(self.path, timeout=1, isolation_level=None, check_same_thread=False)
+        try:
+            (layout,) = database.execute("PRAGMA user_version").fetchone()
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if layout > LAYOUT:
+                raise sqlite3.DatabaseError(f"its layout is {layout}, and this server knows {LAYOUT}")
+            if tables and not (layout and "words" in tables):
+                raise sqlite3.DatabaseError("it is another program's database")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")  # an fsync for each checkpoint, not for each batch
+            if layout == 0:
+                database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+    def reopen(self):
+        """Open the database again: what could only be opened for reading stays so, whatever becomes of its rights."""
+        database = self.open()
+        self.database.close()
+        self.database = database
 
     def add(self, text):
         """Keep a line, which is said now."""
@@ -113,18 +123,23 @@ class History:
         self.database.close()
 
     def write(self):
-        """Write what was said, all of it in one statement; if that fails, later."""
+        """Write what was said, many lines in one statement; if that fails, later."""
         self.closing.wait(BATCH_TIME)
         self.asked = False  # what is added from here on asks again
-        while self.unwritten and len(self.batch) < MAX_UNWRITTEN:
+        while self.unwritten:
             self.batch.append(self.unwritten.popleft())
+        del self.batch[:-MAX_UNWRITTEN]
         try:
-            # Of a list as JSON, since each statement takes and gives back Python's lock, for which the loop then waits.
-            self.database.execute(
-                "INSERT INTO lines (time, text) SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') "
-                "FROM json_each(?)",
-                [json.dumps(self.batch)],
-            )
+            if self.trouble:
+                self.reopen()
+            while self.batch:
+                # A list as JSON, as each statement takes and gives back Python's lock, for which the loop then waits.
+                self.database.execute(
+                    "INSERT INTO lines (time, text) SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') "
+                    "FROM json_each(?)",
+                    [json.dumps(self.batch[:BATCH])],
+                )
+                del self.batch[:BATCH]
         except sqlite3.Error as error:
             if not self.trouble:
                 self.notify(f"the history cannot be written: {error}")
@@ -133,7 +148,6 @@ class History:
                 self.asked = True
                 self.ask(self.write)
             return
-        self.batch.clear()
         if self.trouble:
             self.notify("the history is written again")
         self.trouble = False
@@ -143,7 +157,7 @@ class History:
         query = " ".join('"' + word.replace('"', '""') + '"' for word in words.split())
         found = self.database.execute(
             "SELECT time, lines.text FROM words JOIN lines ON lines.id = words.rowid WHERE words MATCH ? "
-            "ORDER BY lines.id DESC LIMIT ?",
+            "ORDER BY words.rowid DESC LIMIT ?",  # by lines.id SQLite would sort all that it finds
             [query, count],
         ).fetchall()
         return "".join(map(shown, reversed(found)))
