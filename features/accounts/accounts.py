@@ -54,7 +54,7 @@ class Accounts:
         """
         by_host = self.guessers.setdefault(("host", host), Guesser())
         by_name = self.guessers.setdefault(("name", name), Guesser())
-        if MAX_WAITING in (by_host.waiting, by_name.waiting):
+        if max(by_host.waiting, by_name.waiting) >= MAX_WAITING:
             raise ValueError("too many guesses, try again later")
         # The host's turn comes first: then whoever guesses much keeps a name's owner waiting for one guess at most.
         async with by_host.turn(), by_name.turn():
@@ -79,10 +79,13 @@ class Accounts:
             if not guesser.waiting and now > guesser.free + FORGET_TIME:
                 del self.guessers[key]
 
-    def hash(self, password, salt):
-        """Hash a password in a thread."""
+    async def hash(self, password, salt):
+        """Hash a password in a thread. ValueError if memory or threads are lacking."""
         job = functools.partial(scrypt, password.encode(), salt=salt)
-        return asyncio.get_running_loop().run_in_executor(self.threads, job)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.threads, job)
+        except (MemoryError, RuntimeError):
+            raise ValueError("passwords cannot be checked now, try again later") from None
 
     def store(self, name, salt, hashed):
         """Write an account. The history's thread calls this."""
