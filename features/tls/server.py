@@ -465,7 +465,7 @@ class ChatServer:
     def reload(self, *_):
         """Have the certificate read again. As a signal handler it gets arguments, which do not matter here."""
         with contextlib.suppress(RuntimeError):  # the loop is closed already
-            self.loop.call_soon_threadsafe(asyncio.create_task, self.read_certificate())
+            self.loop.call_soon_threadsafe(lambda: asyncio.create_task(self.read_certificate()))
 
     async def read_certificate(self):
         """Read the certificate and the key again, for those who come from now on."""
