@@ -244,7 +244,7 @@ class ChatServer:
         others = ", ".join(sorted(other.name for other in self.room.values()))
         client.name, client.key, self.room[key] = name, key, client
         self.send(client, f"* you are {name}; {f'also here: {others}' if others else 'nobody else is here'}\n".encode())
-        self.send(client, self.history.recent(LATELY).encode())
+        self.send(client, "".join(self.history.recent(LATELY)).encode())
         self.turn.leave_out(client)  # what was said before it came, and is still to be told, was among that
         self.say(client, f"* {name} joined\n")
         logging.info("%s joined, %d online", client, len(self.room))
@@ -347,11 +347,14 @@ class ChatServer:
         except sqlite3.Error as error:
             raise ValueError(f"the password cannot be kept: {error}") from None
 
-    def do_history(self, client, count=str(LATELY)):
+    async def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
         if not (count.isascii() and count.isdigit() and 1 <= int(count) <= RECENT):
             raise ValueError(f"it is /history [COUNT], COUNT from 1 to {RECENT}")
-        self.answer(client, self.history.recent(int(count)) or "* nothing was said yet\n")
+        for line in self.history.recent(int(count)) or ["* nothing was said yet\n"]:
+            self.answer(client, line)
+            if client.flushing:  # all of them at once may be more than is kept for a client
+                await asyncio.wait([client.flushing])
 
     async def do_search(self, client, words):
         """Tell the last lines that have all these words."""

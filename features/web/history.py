@@ -87,8 +87,8 @@ class History:
             self.ask(self.write)
 
     def recent(self, count):
-        """Return the last lines, as many as that, as text."""
-        return "".join(map(shown, list(self.lines)[-count:]))
+        """Return the last lines, as many as that."""
+        return [shown(line) for line in list(self.lines)[-count:]]
 
     async def search(self, words, count):
         """Return the last lines that hold all the words, as text. sqlite3.Error says why it cannot be searched."""
