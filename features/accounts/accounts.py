@@ -54,8 +54,6 @@ class Accounts:
         """
         by_host = self.guessers.setdefault(("host", host), Guesser())
         by_name = self.guessers.setdefault(("name", name), Guesser())
-        if max(by_host.waiting, by_name.waiting) >= MAX_WAITING:
-            raise ValueError("too many guesses, try again later")
         # The host's turn comes first: then whoever guesses much keeps a name's owner waiting for one guess at most.
         async with by_host.turn(), by_name.turn():
             salt, wanted = self.known.get(name, NOBODY)
@@ -104,6 +102,8 @@ class Guesser:
     @contextlib.asynccontextmanager
     async def turn(self):
         """Wait until it may guess. Meanwhile, and until that guess is over, nobody else may."""
+        if self.waiting >= MAX_WAITING:
+            raise ValueError("too many guesses, try again later")
         self.waiting += 1
         try:
             async with self.lock:
