@@ -26,6 +26,7 @@ import json
 import resource
 import select
 import socket
+import ssl
 import sys
 import time
 from collections import Counter, defaultdict
@@ -57,6 +58,10 @@ class Chat:
 
     bare = False  # may a line come without a head?
 
+    def wrap(self, sock):
+        """What stands for a client's socket, once it is connected."""
+        return sock
+
     def head(self, port):
         """What stands before a text of the client with this port, if that is known beforehand."""
         return b"%s:%d says: " % (HOST.encode(), port)
@@ -79,7 +84,125 @@ class Irc(Ncat):
     greeting, welcome = b"NICK u%05d\r\nUSER u 0 * :u\r\nJOIN #bench\r\n", b" 366 "
 
 
-DIALECTS = {"chat": Chat, "ncat": Ncat, "irc": Irc}
+class Named(Chat):
+    """The growing road: a name at the door."""
+
+    greeting, welcome = b"p%05d\n", b"* you are "
+
+    def head(self, port):
+        return None
+
+
+class Tls(Named):
+    """The same in TLS."""
+
+    def wrap(self, sock):
+        return Wrapped(sock, TlsLayer(sock))
+
+
+class WebSocket(Named):
+    """The same in messages of a WebSocket."""
+
+    def wrap(self, sock):
+        return Wrapped(sock, WebSocketLayer(sock))
+
+
+class TlsLayer:
+    """TLS between two buffers in memory. Whom it speaks to does not matter here, where it is ourselves."""
+
+    def __init__(self, sock):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                sock.sendall(self.outgoing.read())
+                self.incoming.write(sock.recv(READ_SIZE))
+        sock.sendall(self.outgoing.read())
+
+    def close(self, data):
+        """The bytes that say this."""
+        self.tls.write(data)
+        return self.outgoing.read()
+
+    def open(self, data):
+        """What these bytes say."""
+        self.incoming.write(data)
+        said = []
+        while True:
+            try:
+                said.append(self.tls.read(READ_SIZE))
+            except ssl.SSLWantReadError:
+                return b"".join(said)
+
+
+class WebSocketLayer:
+    """Just enough of RFC 6455: text messages, a line each on the way there."""
+
+    def __init__(self, sock):
+        key = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n"
+        head = f"GET /chat HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{key}\r\n"
+        sock.sendall(head.encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            more = sock.recv(READ_SIZE)
+            if not more:
+                raise OSError("no WebSocket")
+            answer += more
+        self.rest = answer.partition(b"\r\n\r\n")[2]
+
+    def close(self, data):
+        """The bytes that say these lines: masked with zeros, which is allowed and changes nothing."""
+        frames = []
+        for line in data.splitlines():
+            size = bytes([0x80 | len(line)]) if len(line) < 126 else b"\xfe" + len(line).to_bytes(2, "big")
+            frames.append(b"\x81" + size + bytes(4) + line)
+        return b"".join(frames)
+
+    def open(self, data):
+        """What the frames say that are whole now."""
+        rest, said, start = self.rest + data, [], 0
+        while len(rest) >= start + 2:
+            size, begin = rest[start + 1], start + 2
+            if size >= 126:
+                begin += 2 if size == 126 else 8
+                size = int.from_bytes(rest[start + 2 : begin], "big")
+            if len(rest) < max(begin + size, begin):
+                break
+            if rest[start] == 0x81:
+                said.append(rest[begin : begin + size])
+            start = begin + size
+        self.rest = rest[start:]
+        return b"".join(said)
+
+
+class Wrapped:
+    """A socket on which bytes go through a layer."""
+
+    def __init__(self, sock, layer):
+        self.sock, self.layer, self.unsent = sock, layer, b""
+
+    def __getattr__(self, name):
+        return getattr(self.sock, name)
+
+    def recv(self, size):
+        data = self.sock.recv(size)
+        if data and not (data := self.layer.open(data)):
+            raise BlockingIOError(errno.EAGAIN, "a part of a record or frame")
+        return data
+
+    def send(self, data):
+        """Send all of it, now or later."""
+        self.unsent += self.layer.close(data) if data else b""
+        self.unsent = self.unsent[self.sock.send(self.unsent) if self.unsent else 0 :]
+        return len(data)
+
+
+DIALECTS = {"chat": Chat, "ncat": Ncat, "irc": Irc, "named": Named, "tls": Tls, "websocket": WebSocket}
 
 
 def encode_key(sender, number):
@@ -134,8 +257,9 @@ class Load:
     def connect(self):
         for index in range(self.options.clients + self.options.deaf):
             sock = socket.create_connection((HOST, self.options.port), timeout=10)
-            sock.setblocking(False)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock = self.dialect.wrap(sock)
+            sock.setblocking(False)
             self.by_fd[sock.fileno()] = index
             self.sockets.append(sock)
             self.epoll.register(sock, select.EPOLLIN)
@@ -620,7 +744,8 @@ def how_many_were_dropped(deaf):
 
 def measure(options):
     meter = ServerMeter(options.pid) if options.pid else None
-    library = None if options.without_c else compiled("hot.c", "-shared", "-fPIC")
+    in_python = options.without_c or issubclass(DIALECTS[options.dialect], (Tls, WebSocket))
+    library = None if in_python else compiled("hot.c", "-shared", "-fPIC")
     load = HotLoad(options, library) if library else Load(options)
     result = {
         name: getattr(options, name) for name in ("mode", "clients", "talkers", "size", "in_flight", "rate", "deaf")
