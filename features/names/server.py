@@ -25,7 +25,7 @@ MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the 
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 LAST_CHANCE = 1  # seconds that telling may take when the server stops
 DOOR_TIME = 30  # seconds in which somebody at the door must answer
-NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (Hangul's fillers show nothing), digits, _, -; a letter first
+NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (Hangul's fillers are not seen), digits, _, -
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
