@@ -2,14 +2,24 @@
 
 They go the way of a student's server, through --server-cmd. Of the promises that are independent of the
 broken one, only those are checked again that take little time.
+
+Those of the growing road are a step's own files with some of the text replaced. In wrong_servers/road/ there is a file
+for each, which says of which STEP, what is to REPLACE what, by which test it is FOUND_BY, what that is called WITH
+besides its fixtures, if anything, and what the failure SAYS, a regular expression.
 """
 
+import dataclasses
+import importlib
+import inspect
+import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
+import harness
 import pytest
-from promises import PROMISES, ROOT
+from promises import PROMISES, ROAD, ROOT
 
 FOLDER = Path(__file__).parent / "wrong_servers"
 
@@ -88,3 +98,33 @@ def test_it_breaks_its_promise_and_keeps_another(verdicts, name):
 def test_the_correct_one_keeps_its_promises(verdicts, promise):
     verdict, log = verdicts("base", [promise], "--deadline=60")
     assert verdict[promise] == "kept", log
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "road").glob("*.py")))
+def test_a_wrong_step_of_the_road_is_found(name, request, serve, scratch, monkeypatch):
+    wrong = runpy.run_path(FOLDER / "road" / f"{name}.py")
+    (step,) = [model for model in ROAD if model.name == wrong["STEP"]]
+    folder = shutil.copytree(ROOT / "features" / step.name, scratch / "wrong")
+    for old, new in wrong["REPLACE"].items():
+        (file,) = [file for file in folder.iterdir() if file.is_file() and old in (text := file.read_text())]
+        assert text.count(old) == 1, f"more than once in {file.name}: {old}"
+        file.write_text(text.replace(old, new))
+
+    def serve_wrong(model, *args, **options):
+        """Start the wrong server in the place of the right one. From then on what does not come is not long awaited."""
+        if getattr(model, "name", model) != step.name:  # it is compared with another step
+            return serve(model, *args, **options)
+        right = step if model == step.name else model
+        words = [word.replace(f"features/{step.name}/", f"{folder}/") for word in right.command]
+        server = serve(dataclasses.replace(right, command=tuple(words)), *args, **options)
+        monkeypatch.setattr(harness, "DEADLINE", 15.0)
+        return server
+
+    module, _, test = wrong["FOUND_BY"].partition(".")
+    test = getattr(importlib.import_module(module), test)
+    given = {"serve": serve_wrong, "step": step.name, **wrong.get("WITH", {})}
+    values = [
+        given[key] if key in given else request.getfixturevalue(key) for key in inspect.signature(test).parameters
+    ]
+    with pytest.raises(AssertionError, match=wrong["SAYS"]):
+        test(*values)
