@@ -14,7 +14,7 @@ import harness
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from promises import MODELS, PROMISES, foreign_model
+from promises import MODELS, PROMISES, foreign_model, is_spared
 from reaper import Reaper
 
 # The same examples in every run, and nothing stored.
@@ -66,6 +66,7 @@ def pytest_configure(config):
         "promise(name, instead='', needs=''): the promise that it holds, for the models that keep it, or that do "
         "something else instead; and that keep another promise, without which it cannot be tested",
     )
+    config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
     config.stash[BROKEN] = set()
     chosen(config, "--promises", PROMISES)
@@ -132,7 +133,9 @@ def pytest_generate_tests(metafunc):
         return
 
     def fits(model, promise, instead="", needs=""):
-        return model.instead(promise) == instead and not (needs and model.instead(needs))
+        return (
+            model.instead(promise) == instead and not (needs and model.instead(needs)) and not is_spared(model, promise)
+        )
 
     mark = metafunc.definition.get_closest_marker("promise")
     models = [model for model in metafunc.config.models if fits(model, *mark.args, **mark.kwargs)]
@@ -157,6 +160,9 @@ def pytest_collection_modifyitems(config, items):
         ours = item.get_closest_marker("ours")
         if ours and model and model.foreign:
             item.add_marker(pytest.mark.skip(reason=f"needs our own servers: {ours.args[0]}"))
+        plain = item.get_closest_marker("plain")
+        if plain and model and model.tls:
+            item.add_marker(pytest.mark.skip(reason=f"not through TLS: {plain.args[0]}"))
         if model and model.missing:
             item.add_marker(pytest.mark.skip(reason=model.missing))
     config.hook.pytest_deselected(items=dropped)

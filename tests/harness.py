@@ -18,7 +18,6 @@ import shlex
 import shutil
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import termios
@@ -31,10 +30,10 @@ import psutil
 import ptyprocess
 import pytest
 from promises import ROOT
+from tls import LINGER_RESET, TlsSocket
 
 DEADLINE = 60.0  # seconds for anything that must happen; conftest.py gives a student's server less
 NET_TCP = Path("/proc/net/tcp")
-LINGER_RESET = struct.pack("ii", 1, 0)
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
 QUESTION = b"your name?\n"  # what a server with a door asks who comes
 SHOWN = 300  # bytes of a transcript that a failure shows
@@ -432,8 +431,11 @@ class Server(Process):
             peer.offer(f"{peer.name}\n".encode())  # it may be refused already
         return peer
 
-    def visit(self, receive_buffer=None, patience=None):
-        """A new client that has not said anything so far, and hears all that the server says."""
+    def visit(self, receive_buffer=None, patience=None, tls=None):
+        """A new client that has not said anything so far, and hears all that the server says.
+
+        `tls`: whether it speaks TLS; as a rule it does where the model does.
+        """
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         if receive_buffer:
@@ -445,6 +447,8 @@ class Server(Process):
         except OSError:
             sock.close()
             raise
+        if self.model.tls if tls is None else tls:
+            sock = TlsSocket(sock)
         peer = Peer(self, sock)
         self.peers.append(peer)
         return peer
@@ -711,12 +715,12 @@ class Peer:
     # Speaking
 
     def send(self, data):
-        """Send all of the bytes."""
+        """Send all of the bytes. Returns how many that is on the wire."""
         __tracebackhide__ = True
         self.sent.add(data)
         self.sock.settimeout(DEADLINE)
         try:
-            self.sock.sendall(data)
+            return self.sock.sendall(data) or len(data)
         except OSError as error:
             self.fail(f"{self.name} could not send {shorten(data, 80)}: {error!r}")
 

@@ -10,11 +10,14 @@ To add a model, add a row to MODELS, and its exceptions, if it has any.
 
 import functools
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tls import certificate
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +58,7 @@ EXCEPTIONS = {
     "select_based": {"limits.fd_setsize": "full"},  # about 1000 clients
     "poll_based": {"limits.lowered": "shrinks"},  # poll(2) takes no more descriptors than the limit is by now
 }
+EXCEPTIONS["features/tls"] = {"limits.refusal": "silent"}  # without a handshake nothing can be said
 EXCEPTIONS["two_way"] = EXCEPTIONS["blocking"] | {"message.quit": "ends"}  # its operator answers as blocking does
 
 UVLOOP = (
@@ -78,8 +82,10 @@ class Model:
     files: tuple = ("server.py",)  # all that it consists of
     churn: int = 2000  # clients that come and go, in a few seconds
     crowd: int = 1000  # clients that it must bear at once
+    ahead: int = 1 << 20  # bytes that the system keeps for it of what a client has said
     stuck: int = 10  # clients that do not read, with which the tests of its memory get done in time
     door: bool = False  # it asks for a name first, by which the others hear of the client then
+    tls: bool = False  # it speaks TLS
 
     def __str__(self):
         return self.name
@@ -97,11 +103,15 @@ class Model:
         """How it is started, but for what a test adds. The folder is for its files; it is made if they need one."""
         if any("{folder}" in word for word in self.command):
             folder.mkdir(exist_ok=True)
+        if self.tls:
+            (folder / "cert.pem").write_text(certificate())
         return [word.replace("{folder}", str(folder)) for word in self.command]
 
     @property
     def missing(self):
         """Why it cannot run here, or ""."""
+        if self.tls and not shutil.which("openssl"):
+            return "no openssl, which makes the certificate"
         return _failure(self.needs) if self.needs else ""
 
 
@@ -124,7 +134,7 @@ def _model(name, *, folder=None, command=None, options=(), **attributes):
 
 def _step(name, *options, **attributes):
     """A step of the growing road."""
-    return _model(name, folder=f"features/{name}", options=options, door=True, **attributes)
+    return _model(name, folder=f"features/{name}", options=options, door=True, crowd=300, **attributes)
 
 
 MODELS = [
@@ -139,8 +149,31 @@ MODELS = [
     _model("epoll_based"),
     _model("proactor_based", files=("server.py", "proactor.py", "backends.py")),
     _model("io_uring", folder="proactor_based", options=("--backend", "io_uring"), needs=IO_URING),
-    _step("names"),
 ]
+
+NO_LIMITS = ["--lines", "0", "--bytes", "0", "--connections", "0", "--idle", "0"]
+HISTORY = ["--history", "{folder}/history.db"]
+AHEAD = 1 << 14  # MAX_AHEAD of limits/, and of those after it
+CERT = ["--cert", "{folder}/cert.pem", "--key", "{folder}/cert.pem"]  # both in one file
+
+# The growing road: each is the one before, and one thing more.
+ROAD = [
+    _step("names"),
+    _step("commands"),
+    _step("limits", *NO_LIMITS, ahead=AHEAD),
+    _step("history", *NO_LIMITS, *HISTORY, ahead=AHEAD, files=("server.py", "history.py")),
+    _step("accounts", *NO_LIMITS, *HISTORY, ahead=AHEAD, files=("server.py", "history.py", "accounts.py")),
+    _step("tls", *NO_LIMITS, *HISTORY, *CERT, ahead=AHEAD, tls=True, files=("server.py", "history.py", "accounts.py")),
+]
+MODELS += ROAD
+
+# These take long, and no step of the road changes them: of its steps the first and the last must hold them.
+COSTLY = {"limits.fd_setsize"}
+
+
+def is_spared(model, promise):
+    """Whether a test of this promise would take long and say nothing new of the model."""
+    return promise in COSTLY and model in ROAD[1:-1]
 
 
 def foreign_model(command, like=None):

@@ -44,7 +44,8 @@ def chat_and_leave(server):
         server.await_log(rf"{re.escape(listener.logged)} dropped: message too long, \d online$")
 
 
-LINE = r"\d\d:\d\d:\d\d (listening on \S+|\S+ (joined|left|dropped: [a-z ]+), \d+ online|bye)"
+FIRST = r"listening on \S+|history in .+, \d+ lines|web page on \S+"
+LINE = rf"\d\d:\d\d:\d\d ({FIRST}|\S+ (joined|left|dropped: [a-z ]+), \d+ online|bye)"
 
 
 def check_log(server):

@@ -151,6 +151,7 @@ def test_ctrl_c_in_telnet(server, tail, cut):
 
 
 @pytest.mark.promise("leaving")
+@pytest.mark.plain("nothing is urgent there")
 def test_urgent_data(server):
     """What a telnet sends at Ctrl-C: IAC IP, then IAC DM whose last byte is urgent."""
     speaker, listener = server.pair()
@@ -163,6 +164,7 @@ def test_urgent_data(server):
 
 
 @pytest.mark.promise("leaving")
+@pytest.mark.plain("nothing is urgent there")
 def test_urgent_data_that_is_no_ctrl_c(server):
     """An urgent byte is not part of the stream; it is neither a message nor a reason to spin."""
     speaker, listener = server.pair()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from harness import free_port
 
-LINE = re.compile(r"\d\d:\d\d:\d\d (listening on \S+|bye|\S+ .+, \d+ online)")
+LINE = re.compile(r"\d\d:\d\d:\d\d (listening on \S+|history in .+, \d+ lines|web page on \S+|bye|\S+ .+, \d+ online)")
 
 
 def check_format(server):

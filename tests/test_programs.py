@@ -19,6 +19,7 @@ PROGRAMS = {
     "socat": ["socat", "-", "TCP:{host}:{port}"],
 }
 NETCATS = list(PROGRAMS)
+TLS = {"ncat": ["ncat", "--ssl"], "socat": ["socat", "-", "OPENSSL:{host}:{port},verify=0"]}
 
 
 def program(name):
@@ -33,6 +34,10 @@ def program(name):
 def command(name, server):
     """The command line with which the program connects to the server."""
     words = program(name)
+    if server.model.tls:
+        if name not in TLS:
+            pytest.skip(f"{name} speaks no TLS")
+        words = TLS[name]
     if "{port}" not in words[-1]:
         words = [*words, "{host}", "{port}"]
     return [word.replace("{host}", server.host).replace("{port}", str(server.port)) for word in words]
@@ -125,6 +130,7 @@ def telnet(terminal):
 
 
 @pytest.mark.promise("broadcast")
+@pytest.mark.plain("telnet does not speak it")
 def test_telnet_talks_and_listens(server, telnet):
     (alice,) = server.join(1)
     child = telnet(server)
@@ -136,6 +142,7 @@ def test_telnet_talks_and_listens(server, telnet):
 
 
 @pytest.mark.promise("broadcast")
+@pytest.mark.plain("telnet does not speak it")
 def test_two_telnets(server, telnet):
     one, two = telnet(server, "one"), telnet(server, "two")
     (alice,) = server.join(1)
@@ -146,6 +153,7 @@ def test_two_telnets(server, telnet):
 
 
 @pytest.mark.promise("leaving")
+@pytest.mark.plain("telnet does not speak it")
 def test_ctrl_c_in_a_telnet_disconnects_it(server, telnet):
     """telnet sends IAC IP and goes on; the server ends the connection. What was half typed stays unheard."""
     child = telnet(server)
@@ -161,6 +169,7 @@ def test_ctrl_c_in_a_telnet_disconnects_it(server, telnet):
 
 
 @pytest.mark.promise("leaving")
+@pytest.mark.plain("telnet does not speak it")
 def test_quit_in_a_telnet(server, telnet):
     child = telnet(server)
     child.send("\x1d")  # Ctrl-]
@@ -172,6 +181,7 @@ def test_quit_in_a_telnet(server, telnet):
 
 
 @pytest.mark.promise("stopping")
+@pytest.mark.plain("telnet does not speak it")
 def test_telnet_says_that_the_server_is_gone(start, telnet):
     server = start()
     child = telnet(server)
