@@ -13,15 +13,17 @@ A page is one replay, from top to bottom, in a scratch copy of the repository; i
     in=server             the terminal (`main`); each is one bash, and a block goes on where the one before has ended
     stays                 the last command still runs when the block ends; otherwise the prompt must come
     types="Hello?|and"    these lines are not printed, but typed by a person, in this order
+    secret="one|two"      these are typed, too, and must not be seen: one after each line `password?` of the block
     figures               each number stands for any other; figures=bytes,seconds: those before these words
     tail                  what came in this terminal since its last block is passed over
     needs=telnet,strace   left out where one is missing: a program, `linux`, `py:MODULE`, or `nofile:COUNT` descriptors
 
 In a block `$ COMMAND` is typed at the prompt, with what belongs to it: lines after a backslash, of a heredoc, or that
 begin with `> `. `^C`, `^D` or another control key at the beginning of a line is typed, and what follows on the line is
-what comes. `...` alone on a line stands for any lines. All other lines must come as they are, but for times, the
-ports of clients and the numbers of jobs; where a port on the page comes again, it must be the same client's. The
-ports 9669 and 9000 to 9009 stand for free ones, PID for the process in the terminal `server`, /tmp for a directory.
+what comes. `...` alone on a line stands for any lines. All other lines must come as they are, but for times, dates with
+a time, the ports of clients and the numbers of jobs; where a port on the page comes again, it must be the same
+client's. The ports 9669, 8669 and 9000 to 9009 stand for free ones, PID for the process in the terminal `server`, /tmp
+for a directory.
 
 A block that readers do not see is in a comment:
 
@@ -65,7 +67,8 @@ from reaper import Reaper
 PROMPT = f"<{secrets.token_hex(8)}>"
 LEFT_ALONE = {"python", "mermaid", "diff", "text", "c", "toml", "html"}
 # What may follow `run`, and whether it has a value (None: as one likes).
-OPTIONS = {"in": True, "types": True, "needs": True, "stays": False, "tail": False, "figures": None}
+OPTIONS = {"in": True, "types": True, "secret": True, "needs": True, "stays": False, "tail": False, "figures": None}
+ASKED = "password?"  # after this line comes a secret
 WIDEST = 100  # columns of prose
 # Words of the glossary that are used in no other sense: each page links the first use.
 PLAIN_WORDS = {
@@ -88,9 +91,11 @@ QUIET = 1.0  # seconds without a line after which a page that is written anew ta
 FENCE = re.compile(r"( *)(`{3,})(.*)")
 HEREDOC = re.compile(r"(?<!<)<<-?\s*(['\"]?)(\w+)\1")
 CONTROL = re.compile(r"\^([A-Z\[\\\]])(.*)")
-PORT = re.compile(r"\b(9669|900\d)\b")
+PORT = re.compile(r"\b(9669|8669|900\d)\b")
+DEFAULTS = re.compile(rb"\b(9669|8669)\b")  # those that servers and clients take if none is named
 PID = re.compile(r"(?<![\w$-])PID(?!\w)")
 TIME = re.compile(r"\b\d\d:\d\d:\d\d\b")
+DATE = re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d\b")
 JOB = re.compile(r"^\[(\d+)\] \d+$")
 JOB_STATE = re.compile(r"^\[\d+\][+-]? +\w.*")  # with as many spaces as this version of bash likes
 ENDED = re.compile(r"^(Terminated|Killed|Hangup)(: \d+)?( {2,}.*)?$")  # of some versions with the command after it
@@ -110,7 +115,7 @@ class Misprint(Untrue):
 class Item:
     """What a block has: a line that is typed, one that comes, or a gap."""
 
-    kind: str  # command, typed, control, printed, prompt or gap
+    kind: str  # command, typed, secret, control, printed, prompt or gap
     text: str
     number: int  # of its first line on the page
     lines: list = field(default_factory=list)  # as they stand on the page
@@ -118,7 +123,7 @@ class Item:
 
     @property
     def is_typed(self):
-        return self.kind in ("command", "typed", "control")
+        return self.kind in ("command", "typed", "secret", "control")
 
 
 @dataclass
@@ -144,7 +149,9 @@ class Block:
     def items(self):
         """Its lines, told apart."""
         items, number = [], self.number
-        types = deque(self.options["types"].split("|") if "types" in self.options else ())
+        types, unseen = (
+            deque(self.options[name].split("|") if name in self.options else ()) for name in ("types", "secret")
+        )
         lines = deque(self.lines)
 
         def take():
@@ -181,8 +188,12 @@ class Block:
                 item.kind, item.text, item.lines = "control", chr(ord(found[1]) & 0x1F), [line[:2]]
                 if found[2]:
                     items.append(Item("printed", found[2], number, [found[2]], joined=True))
+            elif unseen and line == ASKED:
+                items.append(Item("secret", unseen.popleft(), number))
         if types:
             raise Misprint(f"{self.number}: types={types[0]!r}, but the block has no such line there")
+        if unseen:
+            raise Misprint(f"{self.number}: secret={unseen[0]!r}, but the block has no line {ASKED} for it")
         return items
 
 
@@ -452,7 +463,7 @@ def plain(line, figures):
         ports.append(found["port"])
         return found["host"] + "PORT"
 
-    line = TIME.sub("HH:MM:SS", CLIENT.sub(replace, line.rstrip()))
+    line = DATE.sub("YYYY-MM-DD HH:MM", TIME.sub("HH:MM:SS", CLIENT.sub(replace, line.rstrip())))
     line = JOB.sub(r"[\1] JOB", ENDED.sub(r"\1", line))
     line = JOB_STATE.sub(lambda found: " ".join(found[0].split()), line)
     if figures == "":
@@ -702,11 +713,11 @@ class Part:
         if item.kind == "command":
             screen.type(self.replay.real(item.text, self.where(item)) + "\n")
             screen.echoes, screen.newline, screen.at_prompt = [], False, False
-        elif item.kind == "typed":
+        elif item.kind in ("typed", "secret"):
             self.replay.read(0)
             if screen.at_prompt or PROMPT in screen.text:
                 raise Untrue(f"{self.where(item)}: nothing runs there into which {item.text!r} could be typed")
-            if screen.type(item.text + "\n"):
+            if screen.type(item.text + "\n") and item.kind == "typed":
                 screen.echoes.append(item.text)
         elif item.kind == "control":
             # A program that has printed something is there; of another it must be seen that bash has started it.
@@ -782,12 +793,16 @@ class Replay:
     def _copy(self, root):
         """Copy the repository, in which the port that all have by default is one that is free."""
         shutil.copytree(
-            root, self.folder, ignore=shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "build", "venv")
+            root,
+            self.folder,
+            ignore=shutil.ignore_patterns(
+                ".*", "__pycache__", "*.egg-info", "build", "venv", "chat-history.db*", "*.pem"
+            ),
         )
         for path in self.folder.glob("**/*.py"):
             text = path.read_bytes()
-            if b"9669" in text:
-                path.write_bytes(re.sub(rb"\b9669\b", self.port("9669").encode(), text))
+            if DEFAULTS.search(text):
+                path.write_bytes(DEFAULTS.sub(lambda found: self.port(found[0].decode()).encode(), text))
 
     def port(self, number):
         if number not in self._ports:
@@ -851,7 +866,7 @@ class Replay:
         """Whether something is missing that the block needs; it is noted then."""
         for need in block.options.get("needs", "").split(","):
             if need and (why := missing(need)):
-                if need in ("telnet", "nc") and os.environ.get("CHAT_ALL_PROGRAMS"):
+                if need in ("telnet", "nc", "ncat", "socat") and os.environ.get("CHAT_ALL_PROGRAMS"):
                     raise Untrue(f"{block.number}: {why}, and CHAT_ALL_PROGRAMS is set")
                 self.left_out.setdefault(why, []).append(block.number)
                 return True
@@ -925,7 +940,7 @@ def title(path, root=ROOT):
 
 def pages(root=ROOT):
     """All pages of the repository."""
-    folders = ("", "[!.]*/", "[!.]*/two_way/")
+    folders = ("", "[!.]*/", "[!.]*/two_way/", "features/*/")
     found = [path for folder in folders for path in root.glob(f"{folder}*.md")]
     return sorted(path for path in found if path.relative_to(root).parts[0] not in ("build", "venv"))
 

@@ -132,6 +132,19 @@ def test_lines_that_are_typed(made_up):
         made_up(block("$ true\n$\n", "run stays") + block("go on\n", 'run types="go on"'))
 
 
+DOOR = "$ stty {}echo; echo password?; read line; echo it was $line\npassword?\nit was swordfish\n"
+
+
+def test_a_secret_is_typed_and_not_seen(made_up):
+    hidden, seen = DOOR.format("-"), DOOR.format("")
+    made_up(block(hidden, "run secret=swordfish"))
+    made_up(block(hidden + hidden.replace("fish", "cat"), "run secret=swordfish|swordcat"))
+    with pytest.raises(Untrue, match=r":4 .*\n.*it was swordfish\n.*came: *swordfish"):
+        made_up(block(seen, "run secret=swordfish"))
+    with pytest.raises(Untrue, match=r":4 .*\n.*came: *it was herring"):
+        made_up(block(hidden, "run secret=herring"))
+
+
 def test_what_the_program_says_is_not_what_was_typed(made_up):
     """A terminal shows what is typed, and here `cat` shows it again."""
     page = block("$ cat\nhello\nhello\nhi\nhi\n^D\n$ echo end\nend\n", 'run types="hello|hi"')
@@ -217,6 +230,13 @@ def test_figures(made_up, info, shown, right):
             made_up(page)
 
 
+def test_dates(made_up):
+    made_up(block("$ echo [2001-02-03 04:05] says\n[2026-11-25 12:03] says\n"))
+    for wrong in "[2026-11-25] says", "[2026-11-25 12:03:04] says", "[2026-11-25 12:03] said":
+        with pytest.raises(Untrue):
+            made_up(block(f"$ echo [2001-02-03 04:05] says\n{wrong}\n"))
+
+
 def test_lines_that_are_left_out(made_up):
     made_up(block("$ seq 100\n1\n...\n50\n51\n...\n"))
     made_up(block("$ seq 100; cat\n1\n", "run stays") + block("99\n...\n100\n^D\n", "run tail"))
@@ -229,10 +249,11 @@ def test_lines_that_are_left_out(made_up):
 
 
 def test_the_repository_is_a_copy_in_which_ports_are_free(made_up, scratch):
-    files = {"a/server.py": "print('listening on', 9669)\n", "a/other.py": "print(19669, 96690)\n"}
+    files = {"a/server.py": "print('listening on', 9669, 8669)\n", "a/other.py": "print(19669, 96690)\n"}
     replayed = made_up(
         block(
-            "$ python3 a/server.py\nlistening on 9669\n$ python3 a/other.py; echo 9669 9001\n19669 96690\n9669 9001\n"
+            "$ python3 a/server.py\nlistening on 9669 8669\n"
+            "$ python3 a/other.py; echo 9669 9001\n19669 96690\n9669 9001\n"
             "$ echo new >> a/server.py; echo new > /tmp/new; cat /tmp/new; ls /tmp/\nnew\nnew\n"
             "$ echo $(pwd)/a; cd a; pwd\n/home/you/chat/a\n/home/you/chat/a\n"
         ),
@@ -240,7 +261,7 @@ def test_the_repository_is_a_copy_in_which_ports_are_free(made_up, scratch):
     )
     assert (scratch / "root/a/server.py").read_text() == files["a/server.py"]
     ports = replayed._ports
-    assert set(ports) == {"9669", "9001"} and not set(ports) & set(ports.values())
+    assert set(ports) == {"9669", "8669", "9001"} and not set(ports) & set(ports.values())
 
 
 def test_python3_is_the_interpreter_of_the_suite(made_up):
@@ -445,6 +466,7 @@ def test_the_command(run, scratch):
         ("```console run stays=yes\n$ ls\n```", 1),
         ("```console run types=hello\n$ cat\nhullo\n```", 1),
         ('```console run types="hello\n$ cat\nhello\n```', 1),
+        ("```console run secret=hello\n$ cat\npassword\n```", 1),
         ("```console run\n$ ls\n", 1),
         ("1. item\n\n   ```\n   $ ls\n   ```", 3),
         ("Do this:\n\n    ls\n    ls\n", 3),
