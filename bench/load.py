@@ -93,15 +93,19 @@ class Named(Chat):
         return None
 
 
-class Tls(Named):
-    """The same in TLS."""
+class Slowly(Named):
+    """The same with the load in Python, as those have it that follow."""
+
+
+class Tls(Slowly):
+    """In TLS."""
 
     def wrap(self, sock):
         return Wrapped(sock, TlsLayer(sock))
 
 
-class WebSocket(Named):
-    """The same in messages of a WebSocket."""
+class WebSocket(Slowly):
+    """In messages of a WebSocket."""
 
     def wrap(self, sock):
         return Wrapped(sock, WebSocketLayer(sock))
@@ -202,7 +206,15 @@ class Wrapped:
         return len(data)
 
 
-DIALECTS = {"chat": Chat, "ncat": Ncat, "irc": Irc, "named": Named, "tls": Tls, "websocket": WebSocket}
+DIALECTS = {
+    "chat": Chat,
+    "ncat": Ncat,
+    "irc": Irc,
+    "named": Named,
+    "slowly": Slowly,
+    "tls": Tls,
+    "websocket": WebSocket,
+}
 
 
 def encode_key(sender, number):
@@ -744,7 +756,7 @@ def how_many_were_dropped(deaf):
 
 def measure(options):
     meter = ServerMeter(options.pid) if options.pid else None
-    in_python = options.without_c or issubclass(DIALECTS[options.dialect], (Tls, WebSocket))
+    in_python = options.without_c or issubclass(DIALECTS[options.dialect], Slowly)
     library = None if in_python else compiled("hot.c", "-shared", "-fPIC")
     load = HotLoad(options, library) if library else Load(options)
     result = {
