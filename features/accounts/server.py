@@ -322,6 +322,7 @@ class ChatServer:
 
     async def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
+        count = count.rstrip()  # the last word of a command has all that is left of the line
         if not (count.isascii() and count.isdigit() and 1 <= int(count) <= RECENT):
             raise ValueError(f"it is /history [COUNT], COUNT from 1 to {RECENT}")
         for line in self.history.recent(int(count)) or ["* nothing was said yet\n"]:
