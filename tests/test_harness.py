@@ -11,7 +11,7 @@ from pathlib import Path
 import harness
 import psutil
 import pytest
-from harness import BrokenPromise, Server, Stopwatch, wait_until
+from harness import BrokenPromise, Notices, Server, Stopwatch, wait_until
 from promises import ROOT
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
@@ -90,6 +90,40 @@ def test_no_more_is_expected_than_of_a_like_one(sub_pytest):
     process = sub_pytest(command, "-n0", "--promises=broadcast,fairness", "--like=blocking")
     assert process.wait(within=60) == 0, process.log
     assert "broadcast  kept" in process.log
+
+
+def test_a_server_with_a_door(sub_pytest):
+    """A name is given first, and what the server says by itself is not taken for a message."""
+    command = shlex.join([sys.executable, "features/names/server.py"]) + " {port}"
+    process = sub_pytest(command, "-n0", "--promises=latency,idle", "--like=names")
+    assert process.wait(within=300) == 0, process.log
+    assert "latency    kept" in process.log
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 10, 1000])
+def test_what_a_server_says_by_itself_is_taken_out(size):
+    """However it is cut; and who is in the room is known from it."""
+    parts = [
+        ("your name?\n", ""),
+        ("error: bob is taken\n", "error: bob is taken\n"),
+        ("your name?\n", "your name?\n"),
+        ("* you are p1; also here: ana, bob\n[2026-11-25 12:03] ana says: before\n", ""),
+        ("ana says: * all * [of] it\n", "ana says: * all * [of] it\n"),
+        ("* p2 joined\n* ana left\n", ""),
+        ("bob says: \nyou\n", "bob says: \nyou\n"),
+        ("* the end", ""),
+    ]
+    stream = "".join(came for came, _ in parts).encode()
+    notices = Notices()
+    heard = b"".join(notices.take(stream[start : start + size]) for start in range(0, len(stream), size))
+    assert heard == "".join(heard for _, heard in parts).encode()
+    assert notices.names == {"p1", "bob", "p2"}
+
+
+def test_what_a_server_without_a_door_says_is_heard():
+    """Also if it begins as the question does."""
+    notices = Notices()
+    assert [notices.take(data) for data in (b"you", b"r name: ", b"x\n")] == [b"", b"your name: ", b"x\n"]
 
 
 SCRIPTS = {
