@@ -9,9 +9,14 @@ CHAT_INJECT (JSON) says what is to happen:
     {"deny": {"accept4": "EPERM"}}                        the kernel itself fails these, for ever (seccomp)
     {"record": "PATH", "stop at": 2}                      what recv gives is written down; when a process calls it the
                                                           second time, it has the server sent SIGTERM
+    {"stall": "PATH"}                                     while the file exists SQLite does nothing, as on a disk that
+                                                          does not answer; who waits writes a line to PATH-waiting
+    {"spy": "PATH", "hold": "PATH"}                       passwords that are hashed, and hashes that are compared, are
+                                                          written down; hashing waits while the second file exists
 """
 
 import errno
+import functools
 import importlib
 import json
 import os
@@ -129,9 +134,56 @@ def record(plan):
     socket.socket.accept, socket.socket.recv = accept_it, recv_it
 
 
+def stall(plan):
+    import sqlite3
+    import threading
+
+    def stalling(call):
+        def wait_and_call(self, *args):
+            if os.path.exists(plan["stall"]):
+                with open(f"{plan['stall']}-waiting", "a") as file:
+                    file.write(f"{threading.current_thread().name}\n")
+            while os.path.exists(plan["stall"]):
+                time.sleep(0.01)
+            return call(self, *args)
+
+        return wait_and_call
+
+    calls = ["execute", "executemany", "executescript", "commit"]
+    kind = type(
+        "Connection", (sqlite3.Connection,), {name: stalling(getattr(sqlite3.Connection, name)) for name in calls}
+    )
+    sqlite3.connect = functools.partial(sqlite3.connect, factory=kind)
+
+
+def spy(plan):
+    import hashlib
+    import hmac
+    import threading
+
+    log = os.open(plan["spy"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    hash_it, compare = hashlib.scrypt, hmac.compare_digest
+
+    def note(what, *words):
+        main = threading.current_thread() is threading.main_thread()
+        os.write(log, json.dumps([what, main, *words]).encode() + b"\n")
+
+    def scrypt(password, **words):
+        note("hash", {name: word for name, word in words.items() if name != "salt"}, len(words["salt"]))
+        while os.path.exists(plan.get("hold", "")):
+            time.sleep(0.01)
+        return hash_it(password, **words)
+
+    def compare_digest(one, other):
+        note("compare", len(one), len(other))
+        return compare(one, other)
+
+    hashlib.scrypt, hmac.compare_digest = scrypt, compare_digest
+
+
 plan = json.loads(os.environ.get("CHAT_INJECT", "{}"))
 if "echo_operator" not in "".join(sys.orig_argv[1:2]):  # that one becomes the server, which then has its turn
-    for deed in fail, record:
+    for deed in fail, record, stall, spy:
         if deed.__name__ in plan:
             deed(plan)
     if "tell late" in plan:
