@@ -138,24 +138,13 @@ def talk(speaker, listeners, texts):
     return [speaker.line(text).decode().removesuffix("\n") for text in texts]
 
 
-@pytest.fixture
-def path(scratch):
-    """Where the history is."""
-    return scratch / "chat.db"
-
-
-@pytest.fixture
-def lock(path):
-    """Another program that keeps the database for itself, while a `with lock():` lasts."""
-
-    @contextlib.contextmanager
-    def held():
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
-            database.execute("BEGIN EXCLUSIVE")
-            yield
-            database.execute("ROLLBACK")
-
-    return held
+@contextlib.contextmanager
+def locked(path):
+    """Another program keeps the database for itself, while a `with locked(path):` lasts."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.execute("ROLLBACK")
 
 
 def visit_with(server, prepare):
@@ -293,8 +282,9 @@ def test_search_for_very_much(serve, step):
 
 
 @since("history")
-def test_search_tells_the_last_ones_and_goes_back_to_the_first(serve, step, path):
+def test_search_tells_the_last_ones_and_goes_back_to_the_first(serve, step, scratch):
     """Also to what is older than the lines that the server holds in memory, and than the server."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], ["the very first", *(f"number {number}" for number in range(250))])
@@ -379,14 +369,15 @@ def test_who_comes_while_others_talk_misses_nothing_and_hears_nothing_twice(serv
         assert len(re.findall(rb"^\[", came, re.MULTILINE)) == 20, came
         for name in (b"ana", b"bob"):
             told = [*map(int, re.findall(rb"%b says: number (.*)" % name, came))]
-            assert told == [*range(told[0], told[-1] + 1)], f"{peer.name} heard {told} of {name}"
+            assert told == [*range(told[0], told[-1] + 1)], f"{peer.name} heard {told} of {name.decode()}"
 
 
 # What is kept
 
 
 @each_since("history")
-def test_private_messages_commands_and_notices_are_not_kept(serve, step, path, scratch):
+def test_private_messages_commands_and_notices_are_not_kept(serve, step, scratch):
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     ana.send(
@@ -411,7 +402,8 @@ def test_private_messages_commands_and_notices_are_not_kept(serve, step, path, s
 
 
 @since("history")
-def test_the_file_is_an_sqlite_database_that_others_may_read(serve, step, path):
+def test_the_file_is_an_sqlite_database_that_others_may_read(serve, step, scratch):
+    path = scratch / "chat.db"
     before = int(time.time())
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
@@ -435,8 +427,9 @@ def test_the_file_is_an_sqlite_database_that_others_may_read(serve, step, path):
 
 
 @since("history")
-def test_the_log_says_where_the_history_is(serve, step, path, scratch, run):
+def test_the_log_says_where_the_history_is(serve, step, scratch, run):
     """Without --history it is in the current directory."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     server.await_log("history in")
     assert server.log.splitlines()[1].endswith(f" history in {path}, 0 lines")
@@ -455,8 +448,9 @@ def test_the_log_says_where_the_history_is(serve, step, path, scratch, run):
 
 
 @since("history")
-def test_all_is_written_when_the_server_stops(serve, step, path):
+def test_all_is_written_when_the_server_stops(serve, step, scratch):
     """Also what was said in the last moment, and what the server still had to read."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], [f"number {number}" for number in range(3000)])
@@ -473,7 +467,8 @@ def test_all_is_written_when_the_server_stops(serve, step, path):
 
 
 @since("history")
-def test_after_kill_9_the_last_second_at_most_is_lacking(serve, step, path):
+def test_after_kill_9_the_last_second_at_most_is_lacking(serve, step, scratch):
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said, heard, watch = [], [], Stopwatch(server, ours=False)
@@ -498,8 +493,9 @@ def test_after_kill_9_the_last_second_at_most_is_lacking(serve, step, path):
 
 
 @since("history")
-def test_two_servers_with_one_file(serve, step, path):
+def test_two_servers_with_one_file(serve, step, scratch):
     """Each tells what was said at its own, and all of it is kept."""
+    path = scratch / "chat.db"
     one, other = (serve(step, "--history", path) for _ in range(2))
     said = []
     for server, name in ((one, "ana"), (other, "bob")):
@@ -511,7 +507,8 @@ def test_two_servers_with_one_file(serve, step, path):
 
 
 @since("history")
-def test_memory_stays_flat(serve, step, path):
+def test_memory_stays_flat(serve, step, scratch):
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
 
@@ -537,7 +534,7 @@ def make_other(path, layout):
 
 
 @since("history")
-def test_a_file_that_cannot_be_used(serve, step, path, scratch):
+def test_a_file_that_cannot_be_used(serve, step, scratch):
     """One line and status 1, and nothing is done to the file."""
     files = {name: scratch / name for name in ("folder", "garbage", "half", "other", "numbered", "newer", "pipe")}
     files["folder"].mkdir()
@@ -571,7 +568,8 @@ def test_a_file_that_cannot_be_used(serve, step, path, scratch):
 
 
 @since("history")
-def test_an_empty_file_is_a_new_history(serve, step, path):
+def test_an_empty_file_is_a_new_history(serve, step, scratch):
+    path = scratch / "chat.db"
     path.touch()
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
@@ -579,21 +577,23 @@ def test_an_empty_file_is_a_new_history(serve, step, path):
 
 
 @since("history")
-def test_a_new_file_that_somebody_has_locked(serve, step, path, lock):
-    with lock():
+def test_a_new_file_that_somebody_has_locked(serve, step, scratch):
+    path = scratch / "chat.db"
+    with locked(path):
         server = serve(step, "--history", path, announce=False)
         assert server.wait() == 1
     assert server.log == f"server.py: cannot use history {path}: database is locked\n"
 
 
 @since("history")
-def test_a_file_that_is_locked(serve, step, path, lock):
+def test_a_file_that_is_locked(serve, step, scratch):
     """The chat goes on; the room is told once, and once more when what was said meanwhile is written."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], ["before"])
     await_stored(path, *said)
-    with lock():
+    with locked(path):
         said += talk(ana, [bob], ["meanwhile"])
         for peer in (ana, bob):
             peer.expect(b"* the history cannot be written: database is locked\n")
@@ -611,7 +611,7 @@ def test_a_file_that_is_locked(serve, step, path, lock):
     assert stored(path) == said
     said += talk(ana, [bob, carla], ["after"])
     await_stored(path, *said)
-    with lock():  # a trouble of its own
+    with locked(path):  # a trouble of its own
         said += talk(ana, [bob, carla], ["once more"])
         bob.expect(b"* the history cannot be written: database is locked\n")
     bob.expect(AGAIN)
@@ -620,21 +620,23 @@ def test_a_file_that_is_locked(serve, step, path, lock):
 
 
 @since("history")
-def test_a_lock_that_is_short_is_no_trouble(serve, step, path, lock):
+def test_a_lock_that_is_short_is_no_trouble(serve, step, scratch):
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
-    with lock():
+    with locked(path):
         said = talk(ana, [bob], ["hello"])
     await_stored(path, *said)
     ana.expect_nothing()
 
 
 @since("history")
-def test_a_server_that_stops_while_its_file_is_locked(serve, step, path, lock):
+def test_a_server_that_stops_while_its_file_is_locked(serve, step, scratch):
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     await_stored(path)
-    with lock():
+    with locked(path):
         talk(ana, [bob], ["hello", "are you there?"])
         stop(server)
         server = serve(step, "--history", path)  # to start, it need not write
@@ -648,13 +650,14 @@ def test_a_server_that_stops_while_its_file_is_locked(serve, step, path, lock):
 
 
 @since("history")
-def test_what_waits_for_the_disk_is_bounded(serve, step, path, lock):
+def test_what_waits_for_the_disk_is_bounded(serve, step, scratch):
     """The last 10,000 lines are kept, and written when that can be."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     first = talk(ana, [bob], ["before"])
     await_stored(path, *first)
-    with lock():
+    with locked(path):
         ana.send(b"hello\n")
         bob.expect(b"ana says: hello\n* the history cannot be written: database is locked\n")
         ana.expect(b"* the history cannot be written: database is locked\n")
@@ -665,8 +668,9 @@ def test_what_waits_for_the_disk_is_bounded(serve, step, path, lock):
 
 
 @since("history")
-def test_a_file_that_is_read_only(serve, step, path):
+def test_a_file_that_is_read_only(serve, step, scratch):
     """As soon as it may be written, it is."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], ["before"])
@@ -716,8 +720,9 @@ def test_a_disk_that_is_full(serve, step, scratch):
 
 @LINUX
 @since("history")
-def test_a_file_that_may_not_grow(serve, step, path):
+def test_a_file_that_may_not_grow(serve, step, scratch):
     """A quota, which is raised after a while."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], ["before"])
@@ -737,8 +742,9 @@ def test_a_file_that_may_not_grow(serve, step, path):
 
 
 @since("history")
-def test_a_database_that_is_damaged(serve, step, path):
+def test_a_database_that_is_damaged(serve, step, scratch):
     """Its index of words is lost: the chat goes on, and a search says why it cannot be."""
+    path = scratch / "chat.db"
     server = serve(step, "--history", path)
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], ["before"])
@@ -757,8 +763,9 @@ def test_a_database_that_is_damaged(serve, step, path):
 
 
 @each_since("history")
-def test_a_disk_that_stalls(serve, step, path, scratch):
+def test_a_disk_that_stalls(serve, step, scratch):
     """Nobody waits for it but who searches, and whoever comes is told what was said."""
+    path = scratch / "chat.db"
     stall = scratch / "stall"
     server = serve(step, "--history", path, env=injected(stall=str(stall)))
     ana, bob, dora = fill(server, "ana", "bob", "dora")
@@ -790,7 +797,8 @@ def test_a_disk_that_stalls(serve, step, path, scratch):
 
 
 @each_since("history")
-def test_a_server_stops_while_its_disk_stalls(serve, step, path, scratch):
+def test_a_server_stops_while_its_disk_stalls(serve, step, scratch):
+    path = scratch / "chat.db"
     stall = scratch / "stall"
     server = serve(step, "--history", path, env=injected(stall=str(stall)))
     ana, bob = fill(server, "ana", "bob")
@@ -809,7 +817,8 @@ def test_a_server_stops_while_its_disk_stalls(serve, step, path, scratch):
 
 
 @since("history")
-def test_who_searches_may_leave_meanwhile(serve, step, path, scratch):
+def test_who_searches_may_leave_meanwhile(serve, step, scratch):
+    path = scratch / "chat.db"
     stall = scratch / "stall"
     server = serve(step, "--history", path, env=injected(stall=str(stall)))
     ana, bob, carla = fill(server, "ana", "bob", "carla")

@@ -106,7 +106,8 @@ def test_a_wrong_step_of_the_road_is_found(name, request, serve, scratch, monkey
     (step,) = [model for model in ROAD if model.name == wrong["STEP"]]
     folder = shutil.copytree(ROOT / "features" / step.name, scratch / "wrong")
     for old, new in wrong["REPLACE"].items():
-        (file,) = [file for file in folder.iterdir() if file.is_file() and old in (text := file.read_text())]
+        (file,) = [file for file in folder.iterdir() if file.is_file() and old in file.read_text()]
+        text = file.read_text()
         assert text.count(old) == 1, f"more than once in {file.name}: {old}"
         file.write_text(text.replace(old, new))
 
