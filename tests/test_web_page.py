@@ -684,6 +684,7 @@ CATCHING_UP = {
     "our own got lost": (["bob: 1", "ana: 2"], ["bob: 1", "bob: 3"], ["bob: 3"]),
     "our own alone": (["ana: 1", "ana: 2"], ["ana: 1", "ana: 2", "bob: 3"], ["bob: 3"]),
     "an action": (["~ana: 1", "~bob: 2"], ["~ana: 1", "~bob: 2", "~bob: 3"], ["~bob: 3"]),
+    "an action like a whisper": (["~bob: whispers: 1"], ["~bob: whispers: 1", "bob: 2"], ["bob: 2"]),
     "longer than the history": ([f"bob: {n}" for n in range(50)], [f"bob: {n}" for n in range(31, 51)], ["bob: 50"]),
 }
 
@@ -811,6 +812,17 @@ def test_the_lost_connection_may_still_have_the_name(stage, browse):
     visit.expect("anna")
 
 
+def test_a_name_that_is_taken_while_the_page_is_reloaded(stage, browse):
+    """So it is in a copy of the tab, too, which browsers give the same state."""
+    tab, _ = enter(stage, browse)
+    tab.page.reload()
+    stage.welcome("ana", "error: ana is taken", "your name?").expect_closed()
+    expect(tab.state).to_have_text("Disconnected, and trying to come back. error: ana is taken")
+    tab.give_name("anna")  # without waiting for that
+    stage.welcome("anna")
+    expect(tab.state).to_have_text("You are anna")
+
+
 @pytest.mark.parametrize("why", ["quit", "idle"])
 def test_who_left_does_not_come_back_by_itself(stage, browse, why):
     tab, visit = enter(stage, browse, clock=True)
@@ -824,6 +836,8 @@ def test_who_left_does_not_come_back_by_itself(stage, browse, why):
     visit.close()
     expect(tab.name_field).to_be_focused()
     expect(tab.error).to_have_text(error)
+    expect(tab.state).to_have_text("")
+    expect(tab.page.get_by_text("1 here")).to_be_hidden()
     tab.page.clock.run_for(60000)
     tab.hide(True)
     tab.hide(False)
