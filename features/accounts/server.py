@@ -131,7 +131,9 @@ class ChatServer:
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
             while (pause := self.work(client)) or client.busy:
+                client.writer.transport.pause_reading()  # at a reset the stream would forget what it has read ahead
                 await (client.busy or asyncio.sleep(pause))
+            client.writer.transport.resume_reading()
             if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
                 await asyncio.sleep(0)
 
@@ -451,7 +453,7 @@ class Client:
     def __init__(self, sock, address, limits):
         self.sock = sock
         self.address = name_of(address)
-        self.host = address[0]
+        self.host, _, _ = self.address.rpartition(":")
         self.name = self.key = None  # what it is called, and how that is compared, once it is in the room
         self.wanted = None  # the name for which it was asked the password
         self.received = b""  # the start of a line whose end is still to come
