@@ -67,6 +67,7 @@ def pytest_configure(config):
         "something else instead; and that keep another promise, without which it cannot be tested",
     )
     config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
+    config.addinivalue_line("markers", "long: it takes a minute, and so comes first")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
     config.stash[BROKEN] = set()
     chosen(config, "--promises", PROMISES)
@@ -167,7 +168,9 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason=model.missing))
     config.hook.pytest_deselected(items=dropped)
     # What takes longest comes first, so that no worker is left alone with it in the end.
-    items[:] = sorted(kept, key=lambda item: item.path.stem != "test_wrong_servers")
+    items[:] = sorted(
+        kept, key=lambda item: (not item.get_closest_marker("long"), item.path.stem != "test_wrong_servers")
+    )
 
 
 def pytest_runtest_setup(item):
