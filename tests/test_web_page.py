@@ -6,6 +6,7 @@ says itself: then it is the server (`stage`).
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http
 import itertools
@@ -24,10 +25,6 @@ import websockets.sync.server
 from harness import BrokenPromise
 from promises import ROOT
 
-# Where there is no wheel of it, or of greenlet, which it needs, pip has left it out.
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-expect = sync_api.expect
-
 PAGE = ROOT / "features" / "web" / "page.html"
 CHROMIUM = "/usr/bin/chromium"
 TABS = pytest.StashKey()
@@ -38,6 +35,17 @@ CONTRAST = 4.5  # of text with its background, at least: WCAG 2, 1.4.3
 # Playwright keeps every page visible, and says so to the page. So a test says that it is hidden.
 HIDING = "Object.defineProperty(document, 'hidden', {get: () => Boolean(window.isHiddenNow)})"
 HIDE = "hidden => { window.isHiddenNow = hidden; document.dispatchEvent(new Event('visibilitychange')); }"
+
+
+@functools.cache
+def sync_api():
+    """Playwright: imported when it is needed, as that takes long. Where there is no wheel of it pip has left it out."""
+    return pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+
+def expect(what):
+    """What Playwright expects of a part of a page, for which it waits."""
+    return sync_api().expect(what)
 
 
 def policy(page):
@@ -63,7 +71,7 @@ class Photographer:
             folder = Path(tempfile.mkdtemp(prefix="chat-screenshots-"))
             for number, tab in enumerate(tabs, 1):
                 path = folder / f"{number}.png"
-                with contextlib.suppress(sync_api.Error):  # it may have crashed
+                with contextlib.suppress(sync_api().Error):  # it may have crashed
                     tab.page.screenshot(path=path, timeout=5000)
                     report.sections.append((f"what {tab} showed", f"{path}\n{tab.describe()}"))
         return report
@@ -78,8 +86,8 @@ def browser(request):
         pytest.skip(f"{CHROMIUM} is not installed")
     photographer = Photographer()
     request.config.pluginmanager.register(photographer)
-    expect.set_options(timeout=harness.DEADLINE * 1000)
-    with sync_api.sync_playwright() as playwright:
+    sync_api().expect.set_options(timeout=harness.DEADLINE * 1000)
+    with sync_api().sync_playwright() as playwright:
         # Chromium's sandbox refuses to work for root, and needs what a container may not have.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
