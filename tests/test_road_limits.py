@@ -11,7 +11,7 @@ import termios
 import time
 
 import pytest
-from harness import NET_TCP, QUESTION, Peer, Stopwatch, converse, wait_until
+from harness import NET_TCP, QUESTION, BrokenPromise, Peer, Stopwatch, converse, wait_until
 from promises import ROAD
 from road import each_since, fill, since, with_limits
 from tls import TlsSocket
@@ -184,9 +184,9 @@ def test_what_arrived_before_one_left_is_told_at_its_pace(serve, step, leave):
     await_arrival(ana)
     if leave != "interrupt":
         getattr(ana, leave)()
-    assert by_now(10, begun) < 70, "the machine was too slow for this test to say anything"
     carla.send(b"/list\n")
-    carla.read_until(b"* here: ana, bob, carla\n")
+    before, here = carla.read_until(b"* here: "), carla.read_line()
+    assert (b"* ana left\n" in before) == (here == b"bob, carla\n"), here
     if leave in ("close", "finish"):
         texts.append("half a line")  # the end of the stream ends it
     for number, text in enumerate(texts):
@@ -228,10 +228,12 @@ def test_who_floods_is_not_read(serve, step):
     server = serve(with_limits(step))
     ana, bob, carla = fill(server, "ana", "bob", "carla")
     before = server.memory()
+    ana.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * KB)  # what our own system holds for her
     ana.sock.settimeout(2)
-    with pytest.raises(TimeoutError):
-        for _ in range(1000):
-            ana.sock.sendall(b"y\n" * 30_000)
+    with contextlib.suppress(TimeoutError):
+        for _ in range(400):
+            ana.sock.sendall(b"y\n" * 5000)
+        raise BrokenPromise("4 MB were read of who may say 5 lines a second")
     assert server.memory() - before < 4 * MIB
     server.check_idle()
     watch = Stopwatch(server)
@@ -243,19 +245,19 @@ def test_who_floods_is_not_read(serve, step):
 @since("limits")
 def test_who_is_silent_is_dropped(serve, step):
     """After minutes that begin with its last word; and told so."""
-    server = serve(step, "--idle", 0.05)
+    server = serve(step, "--idle", 0.1)
     came = time.monotonic()
     ana, bob = fill(server, "ana", "bob")
     visitor = server.visit()
-    time.sleep(1)
+    time.sleep(0.5)
     spoke = time.monotonic()
     bob.send(b"hello\n")
-    ana.expect(b"bob says: hello\nerror: nothing heard for 0.05 minutes\n")
-    assert time.monotonic() - came >= 3
+    ana.expect(b"bob says: hello\nerror: nothing heard for 0.1 minutes\n")
+    assert time.monotonic() - came >= 6
     ana.expect_closed()
     server.await_log(rf" {re.escape(ana.logged)} dropped: idle, 1 online$")
-    bob.expect(b"* ana left\nerror: nothing heard for 0.05 minutes\n")
-    assert time.monotonic() - spoke >= 3
+    bob.expect(b"* ana left\nerror: nothing heard for 0.1 minutes\n")
+    assert time.monotonic() - spoke >= 6
     bob.expect_closed()
     server.await_log(rf" {re.escape(bob.logged)} dropped: idle, 0 online$")
     visitor.expect(QUESTION)  # at the door there are other limits
