@@ -877,6 +877,12 @@ class Peer:
         """Leave in the ordinary way."""
         self._leave()
 
+    def die(self):
+        """Leave as a program does that is killed: the system closes the connection, and TLS cannot say that it ends."""
+        if self.server.model.tls:
+            self.sock.abrupt = True
+        self._leave()
+
     def reset(self):
         """Leave with a reset, which also uses up no port."""
         with contextlib.suppress(OSError):

@@ -59,6 +59,7 @@ EXCEPTIONS = {
     "poll_based": {"limits.lowered": "shrinks"},  # poll(2) takes no more descriptors than the limit is by now
 }
 EXCEPTIONS["features/tls"] = {"limits.refusal": "silent"}  # without a handshake nothing can be said
+EXCEPTIONS["features/web"] = {"start.elsewhere": "usage"}  # without a certificate it listens on this machine alone
 EXCEPTIONS["two_way"] = EXCEPTIONS["blocking"] | {"message.quit": "ends"}  # its operator answers as blocking does
 
 UVLOOP = (
@@ -153,17 +154,21 @@ MODELS = [
 
 NO_LIMITS = ["--lines", "0", "--bytes", "0", "--connections", "0", "--idle", "0"]
 HISTORY = ["--history", "{folder}/history.db"]
-AHEAD = 1 << 14  # MAX_AHEAD of limits/, and of those after it
 CERT = ["--cert", "{folder}/cert.pem", "--key", "{folder}/cert.pem"]  # both in one file
+AHEAD = 1 << 14  # MAX_AHEAD of limits/, and of those after it
+HISTORY_FILES = ("server.py", "history.py")
+ACCOUNTS_FILES = (*HISTORY_FILES, "accounts.py")
+WEB_FILES = (*ACCOUNTS_FILES, "browser.py", "page.html")
 
 # The growing road: each is the one before, and one thing more.
 ROAD = [
     _step("names"),
     _step("commands"),
     _step("limits", *NO_LIMITS, ahead=AHEAD),
-    _step("history", *NO_LIMITS, *HISTORY, ahead=AHEAD, files=("server.py", "history.py")),
-    _step("accounts", *NO_LIMITS, *HISTORY, ahead=AHEAD, files=("server.py", "history.py", "accounts.py")),
-    _step("tls", *NO_LIMITS, *HISTORY, *CERT, ahead=AHEAD, tls=True, files=("server.py", "history.py", "accounts.py")),
+    _step("history", *NO_LIMITS, *HISTORY, ahead=AHEAD, files=HISTORY_FILES),
+    _step("accounts", *NO_LIMITS, *HISTORY, ahead=AHEAD, files=ACCOUNTS_FILES),
+    _step("tls", *NO_LIMITS, *HISTORY, *CERT, ahead=AHEAD, files=ACCOUNTS_FILES, tls=True),
+    _step("web", *NO_LIMITS, *HISTORY, "--web", "0", ahead=AHEAD, files=WEB_FILES, needs="import websockets"),
 ]
 MODELS += ROAD
 

@@ -265,7 +265,7 @@ def test_developer_s_mode_and_what_goes_wrong_at_the_start(command, run):
     """One line, and nothing about what was left open."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = str(other.getsockname()[1])
-        for args in ([taken], ["0", "--host", "203.0.113.77"], ["0", "--host", "no.such.host.invalid"]):
+        for args in ([taken], [taken, "--host", "localhost"], ["0", "--host", "no.such.host.invalid"]):
             process = run(
                 [*command, *args],
                 cwd=ROOT,

@@ -19,6 +19,7 @@ PROGRAMS = {
     "socat": ["socat", "-", "TCP:{host}:{port}"],
 }
 NETCATS = list(PROGRAMS)
+NO_CLOSE_NOTIFY = ["ncat"]  # with which TLS ends: half a line before an end without that may have been cut off
 TLS = {"ncat": ["ncat", "--ssl"], "socat": ["socat", "-", "OPENSSL:{host}:{port},verify=0"]}
 
 
@@ -95,7 +96,11 @@ def test_what_a_netcat_has_in_a_pipe(server, run, name):
     (alice,) = server.join(1)
     with talking(run, command(name, server)) as netcat:
         netcat.popen.stdin.write(f"{introduction(server)}one\ntwo".encode())
-    assert [alice.read_line().partition(b" says: ")[2] for _ in range(2)] == [b"one\n", b"two\n"]
+    texts = ["one", "two"]
+    if server.model.tls and name in NO_CLOSE_NOTIFY:
+        texts.pop()
+    assert [alice.read_line().partition(b" says: ")[2].decode() for _ in texts] == [f"{text}\n" for text in texts]
+    alice.expect_nothing(0.1)
     netcat.wait()
 
 

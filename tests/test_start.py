@@ -186,13 +186,30 @@ def test_a_port_that_is_not_allowed(outcome):
     one_line(log, "127.0.0.1", 1, "permission denied")
 
 
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "203.0.113.77", "x" * 70 + ".invalid", " "])
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 70 + ".invalid", " "])
 @pytest.mark.promise("start")
 @pytest.mark.ours("its error")
 def test_an_unknown_host(outcome, host):
     status, log = outcome("0", "--host", host)
     assert status == 1
     one_line(log, host, 0, "")
+
+
+@pytest.mark.promise("start.elsewhere")
+@pytest.mark.ours("its error")
+def test_an_address_that_is_not_ours(outcome):
+    status, log = outcome("0", "--host", "203.0.113.77")
+    assert status == 1
+    one_line(log, "203.0.113.77", 0, "cannot assign|can't assign")
+
+
+@pytest.mark.parametrize("host", ["203.0.113.77", "0.0.0.0"])
+@pytest.mark.promise("start.elsewhere", instead="usage")
+@pytest.mark.ours("its error")
+def test_plain_text_on_this_machine_alone(outcome, host):
+    status, log = outcome("0", "--host", host)
+    assert status == 2
+    assert re.fullmatch(rf"\S+: cannot listen on {host} in plain text, .*--cert.*\n", log), log
 
 
 def test_the_command_for_uvloop_is_the_one_that_its_page_gives():

@@ -65,7 +65,7 @@ class TlsSocket:
         self.failure = None
         self.before, self.ended_before = b"", False  # what was said before that, and whether it was all
         self.unsent = b""  # records that the system would not take yet
-        self.abrupt = False  # close() resets the connection
+        self.abrupt = False  # close() says nothing
         handshakes().register(sock, selectors.EVENT_READ, self)
         self.shake_hands()
 
