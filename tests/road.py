@@ -21,15 +21,24 @@ def _from(first):
     return ROAD[[step.name for step in ROAD].index(first) :]
 
 
+def _ends(first):
+    steps = _from(first)
+    return steps[:1] + steps[1:][-1:]
+
+
 def since(first):
     """Run a test for the step that brought what it is about, and for the last step, which should still have it."""
-    steps = _from(first)
-    return _each(steps[:1] + steps[1:][-1:])
+    return _each(_ends(first))
 
 
 def each_since(first):
     """Run a test, which takes little time, for a step and all that came later."""
     return _each(_from(first))
+
+
+def ends(first):
+    """The names of these two steps, for a test that takes long, and so runs for both at once."""
+    return [step.name for step in _ends(first) if not step.missing]
 
 
 def with_limits(step):

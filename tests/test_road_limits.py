@@ -12,8 +12,7 @@ import time
 
 import pytest
 from harness import NET_TCP, QUESTION, BrokenPromise, Peer, Stopwatch, converse, wait_until
-from promises import ROAD
-from road import each_since, fill, since, with_limits
+from road import each_since, ends, fill, since, with_limits
 from tls import TlsSocket
 
 ODD = b"error: a name has 1 to 20 letters, digits, - and _, and begins with a letter\n"
@@ -350,7 +349,7 @@ class Flood:
 @pytest.mark.long
 def test_a_flood_in_the_room(serve):
     """For a minute. Who reads slowly is still there then, has lost nothing, and hears short lines of others in time."""
-    floods = [Flood(serve(with_limits(step))) for step in dict.fromkeys(["limits", ROAD[-1].name])]
+    floods = [Flood(serve(with_limits(step))) for step in ends("limits")]
     end = time.monotonic() + 60
     says = {peer: data for flood in floods for peer, data in flood.says.items()}
 

@@ -8,8 +8,7 @@ from unicodedata import normalize
 import harness
 import pytest
 from harness import QUESTION
-from promises import ROAD
-from road import each_since, fill, since
+from road import each_since, ends, fill, since
 
 DOOR_TIME = 30  # seconds in which somebody at the door must answer
 ODD = b"error: a name has 1 to 20 letters, digits, - and _, and begins with a letter\n"
@@ -350,7 +349,7 @@ def test_the_room_is_not_told_who_left_when_the_server_stops(serve, step):
 def test_who_gives_no_name_is_dropped_after_30_seconds(serve):
     """The seconds begin with the last question. Until then they hear nothing, also not of what is said in the room."""
     rooms = []
-    for step in dict.fromkeys([ROAD[0].name, ROAD[-1].name]):  # at once, since each takes its time
+    for step in ends("names"):
         server = serve(step)
         ana, bob = fill(server, "ana", "bob")
         came = time.monotonic()
