@@ -52,6 +52,8 @@ class Accounts:
         Who guesses wrong has to wait before the next guess, for the same name from anywhere, and from the same host for
         any name. A name that nobody has is as slow as a wrong password.
         """
+        if not password:  # no guess, but somebody who left, or pressed Enter alone
+            raise ValueError("wrong password")
         by_host = self.guessers.setdefault(("host", host), Guesser())
         by_name = self.guessers.setdefault(("name", name), Guesser())
         # The host's turn comes first: then whoever guesses much keeps a name's owner waiting for one guess at most.
