@@ -682,6 +682,8 @@ def test_a_file_that_is_read_only(serve, step, scratch):
     said += talk(ana, [], ["meanwhile"])
     ana.expect(b"* the history cannot be written: attempt to write a readonly database\n")
     said += talk(ana, [], ["go on"])
+    ana.send(b"/history 1\n")
+    recall(ana, said[-1])
     carla = server.enter("carla")
     recall(carla, *said)
     path.chmod(0o644)

@@ -13,6 +13,7 @@ CHAT_INJECT (JSON) says what is to happen:
                                                           does not answer; who waits writes a line to PATH-waiting
     {"spy": "PATH", "hold": "PATH"}                       passwords that are hashed, and hashes that are compared, are
                                                           written down; hashing waits while the second file exists
+    {"cheap": true}                                       a password is hashed in no time
 """
 
 import errno
@@ -181,9 +182,16 @@ def spy(plan):
     hashlib.scrypt, hmac.compare_digest = scrypt, compare_digest
 
 
+def cheap(_):
+    import hashlib
+
+    hash_it = hashlib.scrypt
+    hashlib.scrypt = lambda password, *, salt, **_: hash_it(password, salt=salt, n=2, r=1, p=1)
+
+
 plan = json.loads(os.environ.get("CHAT_INJECT", "{}"))
 if "echo_operator" not in "".join(sys.orig_argv[1:2]):  # that one becomes the server, which then has its turn
-    for deed in fail, record, stall, spy:
+    for deed in cheap, fail, record, stall, spy:
         if deed.__name__ in plan:
             deed(plan)
     if "tell late" in plan:
