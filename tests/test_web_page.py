@@ -621,6 +621,15 @@ def test_letters_from_right_to_left_turn_nothing_else_around(stage, browse):
         assert name["x"] + name["width"] <= text["x"]
 
 
+def test_what_one_says_is_shown_as_the_others_see_it(stage, browse):
+    """The server removes characters that would play tricks on a terminal, and so does the page."""
+    tab, visit = enter(stage, browse)
+    tab.say("one\u202etwo\u0085 \u2066three\tfour")
+    visit.expect("onetwo three\tfour")
+    tab.expect_last("ana says: onetwo three\tfour")
+    check_text(tab, ["ana says: onetwo three\tfour"])
+
+
 def test_a_page_without_a_server_says_so(stage, browse):
     tab = browse(stage.url)
     tab.may_lose = True
