@@ -221,6 +221,7 @@ class Stage:
 
     def open(self, port=0):
         """Listen. A second time it is on the same port."""
+        self.closing = False
         self.server = websockets.sync.server.serve(self._attend, "127.0.0.1", port, process_request=self._give)
         self.port = self.server.socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/"
@@ -242,11 +243,15 @@ class Stage:
         visit = Visit(connection)
         self.visits.append(visit)
         self.arrivals.put(visit)
-        visit.over.wait()  # the connection is closed at the end of this
+        if not self.closing:  # or close() may have missed this one
+            visit.over.wait()  # the connection is closed at the end of this
 
     def accept(self):
         """The next connection of the page."""
-        return self.arrivals.get(timeout=harness.DEADLINE)
+        try:
+            return self.arrivals.get(timeout=harness.DEADLINE)
+        except queue.Empty:
+            raise BrokenPromise("the page makes no connection") from None
 
     def welcome(self, name, *lines):
         """Let the next one in, who must say this name, and tell it the lines."""
@@ -258,6 +263,7 @@ class Stage:
 
     def close(self):
         """Close all connections, and listen no more."""
+        self.closing = True
         for visit in self.visits:
             visit.over.set()
         self.server.shutdown()
