@@ -149,7 +149,7 @@ class ChatServer:
             while client.browser and not client.browser.is_open:
                 await self.read_browser(client)
         except OSError as error:
-            return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+            return self.drop(client, reason_of(client, error))
         if client.browser:
             self.ping(client)
         self.ask(client, "your name?\n")
@@ -157,7 +157,7 @@ class ChatServer:
             try:
                 data = await self.read(client)
             except OSError as error:
-                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, reason_of(client, error))
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
@@ -186,7 +186,7 @@ class ChatServer:
         data = await self.read_bytes(client)
         client.awaited = False
         if not data:
-            raise OSError(errno.ECONNRESET, "connection cut off")
+            raise OSError("connection cut off")
         client.browser.take(data)
         self.send(client)
 
@@ -216,7 +216,7 @@ class ChatServer:
                 self.send(client)  # it may have something to say by itself
                 data = await client.reader.read(MAX_MESSAGE)
                 if not data:  # TLS ends with a close_notify. Anybody on the way could have cut off what lacks that
-                    raise OSError(errno.ECONNRESET, "connection cut off") from None
+                    raise OSError("connection cut off") from None
                 client.incoming.write(data)
 
     def receive(self, client, data):
@@ -733,6 +733,11 @@ def origins_of(web, args):
     host, port = name_of(web.getsockname()).rsplit(":", 1)
     hosts = [host, "localhost", "127.0.0.1", "[::1]", args.host]
     return [f"{scheme}://{host}:{port}" for host in hosts] + args.origin
+
+
+def reason_of(client, error):
+    """Return why a client is dropped that cannot be read. An end without a number may be our own doing: see fail()."""
+    return (not error.errno and client.failure) or f"dropped: {error.strerror or error}".lower()
 
 
 def tls_context(cert, key):
