@@ -67,7 +67,7 @@ def pytest_configure(config):
         "something else instead; and that keep another promise, without which it cannot be tested",
     )
     config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
-    config.addinivalue_line("markers", "long: it takes a minute, and so comes first")
+    config.addinivalue_line("markers", "long: it takes up to a minute, and so comes first")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
     config.stash[BROKEN] = set()
     chosen(config, "--promises", PROMISES)

@@ -346,6 +346,7 @@ def test_the_room_is_not_told_who_left_when_the_server_stops(serve, step):
     assert server.wait() == 0
 
 
+@pytest.mark.long
 def test_who_gives_no_name_is_dropped_after_30_seconds(serve):
     """The seconds begin with the last question. Until then they hear nothing, also not of what is said in the room."""
     rooms = []

@@ -104,6 +104,8 @@ def test_the_correct_one_keeps_its_promises(verdicts, promise):
 def test_a_wrong_step_of_the_road_is_found(name, request, serve, scratch, monkeypatch):
     wrong = runpy.run_path(FOLDER / "road" / f"{name}.py")
     (step,) = [model for model in ROAD if model.name == wrong["STEP"]]
+    if step.missing:
+        pytest.skip(f"cannot run here: {step.missing}")
     folder = shutil.copytree(ROOT / "features" / step.name, scratch / "wrong", ignore=shutil.ignore_patterns("*.md"))
     for old, new in wrong["REPLACE"].items():
         (file,) = [file for file in folder.iterdir() if file.is_file() and old in file.read_text()]
