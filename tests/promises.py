@@ -9,6 +9,7 @@ To add a model, add a row to MODELS, and its exceptions, if it has any.
 """
 
 import functools
+import os
 import shlex
 import shutil
 import signal
@@ -111,7 +112,7 @@ class Model:
     @property
     def missing(self):
         """Why it cannot run here, or ""."""
-        if self.tls and not shutil.which("openssl"):
+        if self.tls and not shutil.which("openssl") and not os.environ.get("CHAT_ALL_PROGRAMS"):
             return "no openssl, which makes the certificate"
         return _failure(self.needs) if self.needs else ""
 
