@@ -22,6 +22,7 @@ import socket
 import sqlite3
 import ssl
 import sys
+import threading
 import time
 import unicodedata
 
@@ -528,14 +529,18 @@ class ChatServer:
             client.flushing.cancel()
 
     def reload(self, *_):
-        """Have the certificate read again. As a signal handler it gets arguments, which do not matter here."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed already
-            self.loop.call_soon_threadsafe(lambda: asyncio.create_task(self.read_certificate()))
+        """Have the certificate read again, by a thread: a disk that does not answer holds up neither us nor the end."""
+        try:
+            threading.Thread(target=self.read_certificate, daemon=True).start()
+        except (RuntimeError, MemoryError) as error:
+            logging.info("certificate not read: %s", error)
 
-    async def read_certificate(self):
+    def read_certificate(self):
         """Read the certificate and the key again, for those who come from now on."""
         try:
-            self.context = await asyncio.to_thread(tls_context, self.limits.cert, self.limits.key)
+            if not self.context:
+                raise OSError("there is none")
+            self.context = tls_context(self.limits.cert, self.limits.key)
             logging.info("certificate read again")
         except OSError as error:
             logging.info("certificate not read: %s", error)
