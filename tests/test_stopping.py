@@ -1,7 +1,9 @@
 """Promise: stopping. A signal ends the server with status 0, within two seconds, whatever the clients do."""
 
 import contextlib
+import dataclasses
 import signal
+import sys
 import time
 
 import pytest
@@ -204,3 +206,65 @@ def test_right_after_it_listens(start, number):
     """As soon as the log says so, or a client could connect, a signal stops it in good order."""
     for _ in range(5):
         stop(start(), number)
+
+
+# Each wait begins with a signal that comes too late for Python, which calls handlers between two lines, and yet before
+# the system waits. No line of Python is between the two: map() and call() are in C, and so is raise().
+JUST_BEFORE = """
+import ctypes, functools, operator, runpy, select, signal, sys, threading
+
+come = functools.partial(ctypes.CDLL(None)["raise"], signal.SIGTERM)
+
+
+def late(wait, timeout=0):
+    def waits(*words):
+        if words[timeout : timeout + 1] == (0,) or threading.current_thread() is not threading.main_thread():
+            return wait(*words)
+        return list(map(operator.call, [come, functools.partial(wait, *words)]))[1]
+
+    return waits
+
+
+class Poll:
+    kind = select.poll
+
+    def __init__(self):
+        self.poller = self.kind()
+        self.poll = late(self.poller.poll)
+
+    def __getattr__(self, name):
+        return getattr(self.poller, name)
+
+
+class Epoll(Poll):
+    kind = select.epoll
+
+
+select.select, select.poll, select.epoll = late(select.select, 3), Poll, Epoll
+
+import socket
+
+recv, accept = socket.socket.recv, socket.socket._accept
+socket.socket.recv = lambda sock, *words: (late(recv) if sock.getblocking() else recv)(sock, *words)
+socket.socket._accept = lambda sock: (late(accept) if sock.getblocking() else accept)(sock)
+sys.argv[:1] = []
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+sys.stderr = None
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no epoll elsewhere")
+@pytest.mark.promise("stopping")
+@pytest.mark.ours("the calls with which they wait")
+def test_just_before_it_waits(model, serve):
+    """Then Python calls no handler before the wait is over: something else must end it."""
+    if model.needs or not model.command[1].endswith("server.py"):
+        pytest.skip("its waits are not within reach")
+    if model.echoes:
+        pytest.skip("it waits in blocking calls, which nothing else ends")
+    if model.door:
+        pytest.skip("not mended yet")
+    python, *rest = model.command
+    server = serve(dataclasses.replace(model, command=(python, "-c", JUST_BEFORE, *rest)))
+    check_stopped(server, time.monotonic())
