@@ -808,14 +808,17 @@ def test_it_comes_back_at_once_when_there_is_reason_to_hope(stage, browse, event
     else:
         tab.page.context.set_offline(True)
         tab.page.context.set_offline(False)
-    stage.welcome("ana")  # the clock stands still
+    visit = stage.welcome("ana")  # the clock stands still
     expect(tab.state).to_have_text("You are ana")
     tab.page.clock.run_for(60000)
+    tab.say("hello")  # there is this connection alone
+    visit.expect("hello")
     assert connections(tab) == 2
 
 
 def test_the_lost_connection_may_still_have_the_name(stage, browse):
     tab, visit = enter(stage, browse, clock=True)
+    tab.page.clock.run_for(100_000)
     lose(tab, visit)
     for pause in (1, 2):
         tab.page.clock.run_for(1000 * pause)
@@ -1185,6 +1188,32 @@ def test_what_is_typed_stays_when_the_connection_is_lost(stage, browse):
     visit.expect("typed")
 
 
+def test_a_name_and_a_password_in_one(stage, browse):
+    """After a wrong password both can be typed. One that nobody asked for is forgotten."""
+    tab = browse(stage.url)
+    tab.give_name("root")
+    visit = stage.welcome("root", "password?")
+    for guess in ("first-guess", "second-guess"):
+        tab.give_password(guess)
+        if guess == "second-guess":
+            visit.expect("root")
+            visit.say("password?")
+        visit.expect(guess)
+        visit.say("error: wrong password", "your name?")
+        expect(tab.error).to_have_text("error: wrong password")
+        expect(tab.password_field).to_be_focused()
+    tab.name_field.fill("ana")
+    tab.give_password("third-guess")
+    visit.expect("ana")
+    visit.say("* you are ana; nobody else is here")
+    expect(tab.message).to_be_focused()
+    lose(tab, visit)
+    visit = stage.welcome("ana", "password?")
+    expect(tab.password_field).to_be_focused()
+    tab.give_password("sesame")
+    visit.expect("sesame")
+
+
 def test_a_password_is_asked_for_again_when_it_comes_back(stage, browse):
     tab = browse(stage.url)
     tab.give_name("root")
@@ -1198,8 +1227,14 @@ def test_a_password_is_asked_for_again_when_it_comes_back(stage, browse):
     visit = stage.welcome("root", "password?")
     expect(tab.password_field).to_be_focused()
     expect(tab.password_field).to_have_value("")
+    visit.close()  # as after thirty seconds
+    assert harness.wait_until(lambda: tab.page.evaluate("socket") is None)
+    tab.hide(True)
+    tab.hide(False)  # that does not have it ask again: it waits for a person
     tab.give_password("open-sesame")
+    visit = stage.welcome("root", "password?")
     visit.expect("open-sesame")
     visit.say("* you are root; nobody else is here")
     expect(tab.message).to_be_focused()
     expect(tab.message).to_have_value("typed")
+    assert connections(tab) == 3
