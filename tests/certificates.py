@@ -1,8 +1,15 @@
-"""Certificates of every kind, good and bad, made by openssl."""
+"""openssl as the tests need it: certificates of every kind, good and bad, and commands to its s_client and s_server."""
 
 import dataclasses
+import fcntl
+import os
+import shutil
 import subprocess
+import sys
+import termios
 from pathlib import Path
+
+from harness import wait_until
 
 HERE = "DNS:localhost,IP:127.0.0.1,IP:::1"
 
@@ -44,6 +51,12 @@ class Certificate:
         """With which a server is started to use it."""
         return "--cert", str(self.cert), "--key", str(self.key)
 
+    def take(self, other):
+        """Become a copy of another one, as a program that renews certificates does it."""
+        for source, target in ((other.cert, self.cert), (other.key, self.key)):
+            shutil.copy(source, f"{target}.new")
+            os.replace(f"{target}.new", target)
+
 
 def openssl(*words):
     """Run openssl, and return what it prints."""
@@ -52,8 +65,11 @@ def openssl(*words):
     return result.stdout
 
 
-def make(folder, name, *, names=HERE, by=None, start="20200101000000Z", end="20491231235959Z"):
-    """Make a certificate for these names; `by`: signed with this one, and not with itself."""
+def make(folder, name, *, names=HERE, by=None, kind="", start="20200101000000Z", end="20491231235959Z"):
+    """Make a certificate for these names.
+
+    `by`: signed with this one, and not with itself; `kind`: "authority" for one with which others may be signed.
+    """
     files = folder / f"{name}-files"
     files.mkdir()
     (files / "index").touch()
@@ -64,7 +80,7 @@ def make(folder, name, *, names=HERE, by=None, start="20200101000000Z", end="204
     curve = "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"
     openssl("req", "-new", *curve, "-subj", f"/CN={name}", "-keyout", made.key, "-out", request)
     signed = ("-cert", by.cert, "-keyfile", by.key) if by else ("-selfsign", "-keyfile", made.key)
-    kind = "server" if by else "authority"
+    kind = kind or ("server" if by else "authority")
     dates = "-startdate", start, "-enddate", end
     openssl(
         "ca",
@@ -82,3 +98,9 @@ def make(folder, name, *, names=HERE, by=None, start="20200101000000Z", end="204
         made.cert,
     )
     return made
+
+
+def tell(process, data):
+    """Write to openssl's standard input, and wait until it is read: K is a command only where a read begins."""
+    process.popen.stdin.write(data)
+    wait_until(lambda: not int.from_bytes(fcntl.ioctl(process.popen.stdin, termios.FIONREAD, bytes(4)), sys.byteorder))

@@ -4,7 +4,6 @@ They are asyncio_based/client.py and one thing more, so whatever the tests of al
 """
 
 import contextlib
-import fcntl
 import inspect
 import io
 import itertools
@@ -15,7 +14,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import termios
 import types
 
@@ -24,7 +22,7 @@ import psutil
 import pytest
 import test_clients
 import test_clients_inherited
-from certificates import make
+from certificates import make, tell
 from harness import Peer, free_port, wait_until
 from test_clients import GONE, Listener, command, end_of_typing, functions, keyboard, type_in
 from test_clients_inherited import definitions, namespaces, on_linux
@@ -671,19 +669,12 @@ def test_new_keys_are_no_matter(certificate, run, begin):
     words = ["-accept", "127.0.0.1:0", "-cert", certificate.cert, "-key", certificate.key, "-tls1_3"]
     server = run(["openssl", "s_server", *map(str, words)], stdin=subprocess.PIPE, bufsize=0)
 
-    def tell(data):
-        """Write to openssl's standard input; wait until it is read, as K is a command only at the start of a read."""
-        server.popen.stdin.write(data)
-        wait_until(
-            lambda: not int.from_bytes(fcntl.ioctl(server.popen.stdin, termios.FIONREAD, bytes(4)), sys.byteorder)
-        )
-
     process = begin(TLS, "127.0.0.1", server.await_log(r"^ACCEPT \S+:(\d+)$")[1])
     for key in ("K", "k", "K"):
         type_in(process, f"before {key}\n".encode())
         server.await_log(f"^before {key}$")
-        tell(f"{key}\n".encode())
-        tell(f"after {key}\n".encode())
+        tell(server, f"{key}\n".encode())
+        tell(server, f"after {key}\n".encode())
         process.await_log(f"^after {key}$")
     type_in(process, b"the end\n")
     server.await_log("^the end$")
