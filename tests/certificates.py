@@ -5,7 +5,6 @@ import fcntl
 import os
 import shutil
 import subprocess
-import sys
 import termios
 from pathlib import Path
 
@@ -103,4 +102,9 @@ def make(folder, name, *, names=HERE, by=None, kind="", start="20200101000000Z",
 def tell(process, data):
     """Write to openssl's standard input, and wait until it is read: K is a command only where a read begins."""
     process.popen.stdin.write(data)
-    wait_until(lambda: not int.from_bytes(fcntl.ioctl(process.popen.stdin, termios.FIONREAD, bytes(4)), sys.byteorder))
+
+    def is_read():
+        unread = fcntl.ioctl(process.popen.stdin, termios.FIONREAD, bytes(4))
+        return unread == bytes(4) or not process.running
+
+    wait_until(is_read)

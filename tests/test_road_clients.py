@@ -597,10 +597,12 @@ def test_ctrl_d_says_so_with_a_close_notify(listener_of, begin):
     peer.expect(b"bye")
     assert peer.read_to_end() == b""
     assert peer.ended == "end of stream"  # of TLS. The socket's would be a reset to us
+    with socket.socket(fileno=os.dup(peer.sock.fileno())) as raw:
+        raw.settimeout(test_clients.DEADLINE)
+        assert raw.recv(1, socket.MSG_PEEK) == b""  # and TCP's
     peer.send(b"late\n")
     process.await_log("^late$")
-    with peer.sock.unwrap() as raw:
-        assert raw.recv(1) == b""  # and TCP's
+    peer.close()
     assert (process.wait(), process.log) == (0, "late\n")
 
 
