@@ -60,10 +60,10 @@ class History:
                 raise sqlite3.DatabaseError(f"its layout is {layout}, and this server knows {LAYOUT}")
             if tables and not (layout and "words" in tables):
                 raise sqlite3.DatabaseError("it is another program's database")
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")  # an fsync for each checkpoint, not for each batch
             if layout == 0:
                 database.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {LAYOUT}; COMMIT;")
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = NORMAL")  # an fsync for each checkpoint, not for each batch
         except BaseException:
             database.close()
             raise
