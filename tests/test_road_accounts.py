@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 from harness import QUESTION, Stopwatch, converse, wait_until
@@ -178,6 +179,22 @@ def test_a_name_that_is_taken_meanwhile(serve, step):
             visitor.send(b"ANA\n")  # of a name that is taken no password is asked
             visitor.expect(b"error: ANA is taken\n" + QUESTION)
             visitor.close()
+
+
+@since("accounts")
+def test_a_name_that_is_taken_while_somebody_is_about_to_change_to_it(serve, step, scratch):
+    spy, hold = scratch / "spy", scratch / "hold"
+    server = serve(step, env=quick(spy=str(spy), hold=str(hold)))
+    own(server, ana="correct horse")
+    (bob,) = fill(server, "bob")
+    visitor = asked(server, "ana")
+    hold.touch()
+    visitor.send(b"correct horse\n")
+    assert wait_until(lambda: len(spied(spy, "hash")) == 2)
+    bob.send(b"/nick ana correct horse\n/list\n")
+    hold.unlink()
+    visitor.expect(SHOW + b"* you are ana; also here: bob\n")
+    bob.expect(b"* ana joined\nerror: ana is taken\n* here: ana, bob\n")
 
 
 @since("accounts")
@@ -503,19 +520,38 @@ def test_who_guesses_at_one_name_waits_longer_and_longer(serve, step):
 
 
 @MANY_ADDRESSES
-@since("accounts")
-def test_the_right_password_ends_that_for_the_name(serve, step):
-    """It waits as well, and whoever guesses next begins at one second."""
-    server = serve(step, env=quick())
-    own(server, ana="correct horse")
-    answer(asked(server, "ana", "127.0.7.1"), "battery staple", WRONG)
-    ana = asked(server, "ana", "127.0.7.2")
+def test_the_right_password_ends_that_for_the_name(serve):
+    """Whoever guesses next begins at one second, and not at eight."""
+    server = serve("accounts", env=quick())
+    own(server, ana="correct horse", bob="correct horse")
+    guess = "127.0.7.{}".format
+    for number in range(3):
+        answer(asked(server, "ana", guess(number)), "battery staple", WRONG)
+    ana = asked(server, "ana", guess(3))
     answer(ana, "correct horse", b"* you are ana; nobody else is here\n")
     leave(ana)
-    start = time.monotonic()
-    answer(asked(server, "ana", "127.0.7.3"), "battery staple", WRONG)
-    answer(asked(server, "ana", "127.0.7.4"), "battery staple", WRONG)
-    assert time.monotonic() - start >= 1
+    answer(asked(server, "ana", guess(4)), "battery staple", WRONG)
+    guessers = [asked(server, "ana", guess(5)), *(asked(server, "bob", guess(number)) for number in range(6, 9))]
+    for guesser in guessers:
+        guesser.send(b"battery staple\n")
+    # At ana the second guess has one second to wait, at bob the third one has three.
+    assert converse(guessers, {}, lambda: any(WRONG in guesser.unread for guesser in guessers[:1]))
+    assert not all(WRONG in guesser.unread for guesser in guessers[1:])
+
+
+@MANY_ADDRESSES
+@since("accounts")
+def test_who_guesses_much_keeps_the_owner_waiting_for_one_guess(serve, step):
+    """Ten guesses from another address do not come first: they would take more than a minute."""
+    server = serve(step, env=quick())
+    own(server, ana="correct horse")
+    guessers = [asked(server, "ana", "127.0.7.1") for _ in range(10)]
+    ana = asked(server, "ana", "127.0.7.2")
+    for guesser in guessers:
+        guesser.send(b"battery staple\n")
+    for guesser in guessers:
+        guesser.expect(SHOW)
+    answer(ana, "correct horse", b"* you are ana; nobody else is here\n")
 
 
 @since("accounts")
@@ -579,6 +615,18 @@ def test_how_long_a_guess_waits():
         guesser.was_wrong()
         pauses.append(int(guesser.free - now))
     assert pauses == [1, 2, 4, 8, 16, 30, 30, 30]
+
+
+def test_guesses_of_long_ago_are_forgotten():
+    """Not while somebody waits. That, too, would take a test too long."""
+    module = runpy.run_path(ROOT / "features/accounts/accounts.py")
+    guessers = {name: module["Guesser"]() for name in ("old", "waiting", "new")}
+    guessers["waiting"].waiting = 1
+    for name in ("old", "waiting"):
+        guessers[name].free -= module["FORGET_TIME"] + 1
+    accounts = SimpleNamespace(guessers=guessers)
+    module["Accounts"].forget(accounts)
+    assert set(accounts.guessers) == {"waiting", "new"}
 
 
 @since("accounts")
