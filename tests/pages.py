@@ -74,6 +74,7 @@ WIDEST = 100  # columns of prose
 PLAIN_WORDS = {
     "backlog",
     "backpressure",
+    "content-security-policy",
     "coroutine",
     "edge-triggered",
     "end of stream",
@@ -82,7 +83,9 @@ PLAIN_WORDS = {
     "keepalive",
     "level-triggered",
     "slow reader",
+    "token bucket",
     "wake-up socket",
+    "websocket",
 }
 HOME = "/home/you/chat"  # what the scratch copy is called where a program tells its path
 MOST = 1 << 20  # characters that a terminal keeps; of a flood, the last
