@@ -263,8 +263,6 @@ def test_just_before_it_waits(model, serve):
         pytest.skip("its waits are not within reach")
     if model.echoes:
         pytest.skip("it waits in blocking calls, which nothing else ends")
-    if model.door:
-        pytest.skip("not mended yet")
     python, *rest = model.command
     server = serve(dataclasses.replace(model, command=(python, "-c", JUST_BEFORE, *rest)))
     check_stopped(server, time.monotonic())

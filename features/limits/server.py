@@ -218,7 +218,7 @@ class ChatServer:
     def do_help(self, client):
         """List the commands."""
         commands = [getattr(self, name) for name in dir(self) if name.startswith("do_")]
-        self.answer(client, "".join([f"* {usage(do)}: {do.__doc__}\n" for do in commands]))
+        self.answer(client, "".join([f"* {usage(do)}: {do.__doc__ or ''}\n" for do in commands]))
 
     def do_list(self, client):
         """Say who is here."""
@@ -562,13 +562,20 @@ def main():
             family, address = look_up(args.host, args.port)
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
             listen(listener, address)
+            # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
+            wakeup, waker = map(stack.enter_context, socket.socketpair())
+            waker.setblocking(False)
             runner = stack.enter_context(asyncio.Runner(debug=False))
+            # stop() wakes the loop as well, but Python calls it after the wait if the signal came just before that.
+            runner.get_loop().add_reader(wakeup, wakeup.recv, 1)
             server = ChatServer(listener, runner.get_loop(), args)
         except (OSError, UnicodeError) as error:
             sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
+        wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)
         runner.run(server.run())
+        signal.set_wakeup_fd(wakeup_fd)
         if not console:
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_IGN)  # a second one changes nothing while Python ends
