@@ -720,7 +720,7 @@ def spoken(line):
 
 @pytest.mark.parametrize("case", CATCHING_UP)
 def test_what_is_shown_already_is_not_shown_twice(stage, browse, case):
-    before, history, new = CATCHING_UP[case]
+    before, told, new = CATCHING_UP[case]
     tab, visit = enter(stage, browse)
     shown = ["* you are ana; nobody else is here"]
     for line in before:
@@ -738,7 +738,7 @@ def test_what_is_shown_already_is_not_shown_twice(stage, browse, case):
     stage.welcome(
         "ana",
         "* you are ana; also here: bob",
-        *(f"[2026-11-25 12:03] {spoken(line)}" for line in history),
+        *history(*map(spoken, told)),
         "* eve joined",
     )
     tab.expect_log(
@@ -750,30 +750,47 @@ def test_what_is_shown_already_is_not_shown_twice(stage, browse, case):
     )
 
 
+def history(*lines):
+    """Lines as the history tells them."""
+    return [f"[2026-11-25 12:03] {line}" for line in lines]
+
+
 def test_a_gap_is_told(stage, browse):
     """The history after a welcome has twenty lines: if all of them are new, there may be more."""
-    tab, visit = enter(stage, browse, "* you are ana; also here: bob", "[2026-11-25 12:03] bob says: 1", "bob says: 2")
-    tab.expect_last("bob says: 2")
-    tab.say("/search 5")
-    visit.say("[2026-11-25 11:00] eve says: 5")  # found, and said long ago
-    tab.expect_last(old("eve says: 5"))
+    tab, visit = enter(stage, browse, "* you are ana; also here: bob", *history("bob says: 5"))
+    before = [f"eve says: {number}" for number in range(20)]
+    visit.say(*before)
+    tab.expect_last(before[-1])
     lose(tab, visit)
     tab.hide(False)
-    history = [f"bob says: {number}" for number in range(5, 25)]
-    visit = stage.welcome("ana", "* you are ana; also here: bob", *(f"[2026-11-25 12:03] {line}" for line in history))
+    missed = [f"bob says: {number}" for number in range(5, 25)]  # of which one was said before, but long ago
+    stage.welcome("ana", "* you are ana; also here: bob", *history(*missed))
     tab.expect_log(
         "* you are ana; also here: bob",
-        old("bob says: 1"),
-        "bob says: 2",
-        old("eve says: 5"),
+        old("bob says: 5"),
+        *before,
         "* the connection is lost",
         "* you are ana; also here: bob",
         "* lines may be missing here: /history 200 shows what there is",
-        *map(old, history),
+        *map(old, missed),
     )
-    tab.say("/history 1")  # what is asked for is shown, whatever is there already
-    visit.say(f"[2026-11-25 12:03] {history[-1]}")
-    tab.expect_last(old(history[-1]), old(history[-1]))
+
+
+def test_what_is_asked_for_is_shown_again(stage, browse):
+    """And it does not count as heard: nor do whispers, which are in no history."""
+    heard = ["bob says: 1", "bob says: 2"]
+    tab, visit = enter(stage, browse, "* you are ana; also here: bob", *history(*heard))
+    tab.say("/search 0")
+    found = [f"eve says: 0.{number}" for number in range(20)]
+    visit.say(*history(*found), *(f"bob whispers: {number}" for number in range(20)))
+    tab.expect_last("bob whispers: 19")
+    lose(tab, visit)
+    tab.hide(False)
+    visit = stage.welcome("ana", "* you are ana; also here: bob", *history(*heard))
+    tab.expect_last("* the connection is lost", "* you are ana; also here: bob")
+    tab.say("/history 1")
+    visit.say(*history(heard[-1]))
+    tab.expect_last("* you are ana; also here: bob", old(heard[-1]))
 
 
 def test_it_comes_back_after_longer_and_longer_pauses(stage, browse):
