@@ -594,6 +594,7 @@ def meet(stage, tab):
             f"[2026-11-25 12:03] {name} says: {text}",
             f"[2026-11-25 12:03] ~ {name} {text}",
         ]
+    lines.append("bob says: that was all")
     visit.say(*lines[1:])
     tab.expect_last(lines[-1])
     check_text(tab, lines)
