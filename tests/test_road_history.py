@@ -157,6 +157,12 @@ def visit_with(server, prepare):
     return peer
 
 
+def far_away(sock):
+    """Have the system keep little for a connection, on either side, as it does at first on a real network."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
+
+
 def namespace(*commands):
     """For `shell=`: do these commands, such as mount, for the server alone, and start it. Skip where one cannot."""
     for options in ["--mount --propagation private", "--map-root-user --mount --propagation private"]:
@@ -845,10 +851,7 @@ def test_who_searches_may_leave_meanwhile(serve, step, scratch):
 @LINUX
 @since("history")
 def test_long_lines_do_not_drop_who_asks_for_many(serve, step):
-    """200 lines can be more than is kept for a client at once: what is no UTF-8 becomes three bytes for one.
-
-    With packets as small as on a real network, the system keeps little for a client by itself.
-    """
+    """200 lines can be more than is kept for a client at once: what is no UTF-8 becomes three bytes for one."""
     server = serve(step)
     ana, bob = fill(server, "ana", "bob")
     text = "\ufffd" * 4095
@@ -856,7 +859,7 @@ def test_long_lines_do_not_drop_who_asks_for_many(serve, step):
         ana.send(b"\x80" * 4095 + b"\n")
         bob.expect_line(ana, text)
     said = [f"ana says: {text}"] * 200
-    carla = visit_with(server, lambda sock: sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000))
+    carla = visit_with(server, far_away)
     carla.send(b"carla\n/history 200\n/history 200\nthat was much\n")
     carla.read_until(b"* you are carla; also here: ana, bob\n")
     recall(carla, *said[-20:])
