@@ -513,12 +513,12 @@ class Screen:
 
     def type(self, text):
         """Type it. Returns whether the terminal shows what is typed, as some programs have it do."""
-        echo, data = self._echo(), text.encode()
+        echo, data = self.echoes_now(), text.encode()
         while data:
             data = data[os.write(self.fd, data) :]
-        return echo or self._echo()
+        return echo or self.echoes_now()
 
-    def _echo(self):
+    def echoes_now(self):
         return bool(termios.tcgetattr(self.fd)[3] & termios.ECHO)
 
     def read(self):
@@ -720,6 +720,9 @@ class Part:
             self.replay.read(0)
             if screen.at_prompt or PROMPT in screen.text:
                 raise Untrue(f"{self.where(item)}: nothing runs there into which {item.text!r} could be typed")
+            # The question may be on the screen before what turns the echo off has come to the program.
+            if item.kind == "secret" and not harness.wait_until(lambda: not screen.echoes_now(), self.replay.patience):
+                raise Untrue(f"{self.where(item)}: {item.text!r} is a secret, and the terminal would show it")
             if screen.type(item.text + "\n") and item.kind == "typed":
                 screen.echoes.append(item.text)
         elif item.kind == "control":
