@@ -61,6 +61,15 @@ def source_hash(text):
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
+class Protocol(ServerProtocol):
+    """The library's, but that it leaves it to us to end a connection for a message that is too long."""
+
+    def fail(self, code, reason=""):
+        """End the connection, and tell the browser why. For that one reason the server says more than a number."""
+        if code != CloseCode.MESSAGE_TOO_BIG:
+            super().fail(code, reason)
+
+
 class Browser:
     """One browser's connection: bytes of HTTP or WebSocket become lines, and lines become bytes."""
 
@@ -68,7 +77,7 @@ class Browser:
         """`origins`: the pages that may connect, besides programs that are no browser; `most`: bytes of a message."""
         self.page = page
         self.most = most
-        self.protocol = ServerProtocol(origins=[*origins, None], max_size=2 * most, logger=logger)
+        self.protocol = Protocol(origins=[*origins, None], max_size=2 * most, logger=logger)
         self.message = bytearray()  # the fragments of a message whose end is still to come
         self.lines = collections.deque()  # what it has said and nobody has read yet: bytes, each with its newline
         self.failure = None  # why this is the end of the connection
@@ -88,6 +97,8 @@ class Browser:
         """Take bytes from the network."""
         self.protocol.receive_data(data)
         for event in self.protocol.events_received():
+            if self.failure:
+                break  # what comes after the end does not count
             if isinstance(event, Request):
                 self.answer(event)
             elif event.opcode is Opcode.PONG:
@@ -100,13 +111,15 @@ class Browser:
                     self.end_message()
         if self.protocol.handshake_exc and not self.failure:
             self.failure = "no request"
+        elif isinstance(self.protocol.parser_exc, PayloadTooBig):
+            self.lines.append(bytes(self.most) + b"\n")  # as good as any that is too long
         elif self.protocol.parser_exc and not self.failure:
-            too_long = isinstance(self.protocol.parser_exc, PayloadTooBig)
-            self.failure = "message too long" if too_long else "broken WebSocket"
+            self.failure = "broken WebSocket"
 
     def answer(self, request):
         """Answer a request: the page, or the chat, or that there is nothing else."""
-        if request.path == "/":
+        method = getattr(request, "method", "GET")  # older versions of the library take no other
+        if request.path == "/" and method in ("GET", "HEAD"):
             response, self.failure = self.page.response(), "page sent"
         elif request.path != "/chat":
             response, self.failure = self.protocol.reject(404, "There are / and /chat.\n"), "no such page"
@@ -114,6 +127,8 @@ class Browser:
             response = self.protocol.accept(request)
             if response.status_code != 101:
                 self.failure = "another origin" if response.status_code == 403 else "no WebSocket"
+        if method == "HEAD":  # it asks for the headers alone
+            response.body = b""
         self.protocol.send_response(response)
 
     def end_message(self):

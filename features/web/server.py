@@ -183,9 +183,12 @@ class ChatServer:
         """Give the browser's bytes to its protocol, which may have something to answer by itself."""
         if client.browser.failure:
             raise OSError(client.browser.failure)
+        while not self.stopping.is_set() and (pause := client.bytes.pause()):
+            await asyncio.sleep(pause)
         client.awaited = True
         data = await self.read_bytes(client)
         client.awaited = False
+        client.bytes.take(len(data))  # here and not in receive(): much of it may make no line, as pings do
         if not data:
             raise OSError("connection cut off")
         client.browser.take(data)
@@ -222,7 +225,8 @@ class ChatServer:
 
     def receive(self, client, data):
         """Put the lines that are complete now with those that wait."""
-        client.bytes.take(len(data))
+        if not client.browser:
+            client.bytes.take(len(data))
         if not data and client.failure:
             return self.drop(client, client.failure)
         stream = client.received + data
@@ -737,7 +741,8 @@ def origins_of(web, args):
     scheme = "https" if args.cert else "http"
     host, port = name_of(web.getsockname()).rsplit(":", 1)
     hosts = [host, "localhost", "127.0.0.1", "[::1]", args.host]
-    return [f"{scheme}://{host}:{port}" for host in hosts] + args.origin
+    usual = port == {"http": "80", "https": "443"}[scheme]  # which is then left out
+    return [f"{scheme}://{host}" if usual else f"{scheme}://{host}:{port}" for host in hosts] + args.origin
 
 
 def reason_of(client, error):
