@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import os
 import shlex
 import shutil
 import signal
@@ -279,9 +278,7 @@ def terminal(reaper):
 
     yield spawn
     for child in children:
-        child.close(force=True)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)
+        child.end()
         reaper.end_group(child.pid)
 
 

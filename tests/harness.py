@@ -195,6 +195,14 @@ class Terminal(pexpect.spawn):
         os.close(its)
         return ptyprocess.PtyProcess(pid, ours)
 
+    def end(self):
+        """End the program and what it started, and close the terminal; close() alone gives it too little time."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(pexpect.ExceptionPexpect):  # it had ended before
+            self.wait()
+        self.close(force=True)
+
 
 def why_not(program, error):
     """Why the system could not start a program. (ENOENT may be said of a script whose interpreter is not there.)"""

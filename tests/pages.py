@@ -584,9 +584,7 @@ class Screen:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.child.close(force=True)
+        self.child.end()
 
 
 class Part:

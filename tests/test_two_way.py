@@ -37,7 +37,7 @@ class Desk:
         child.expect(rb"\A\d\d:\d\d:\d\d listening on \S+:(\d+)\r\n")
         self.port = int(child.match[1])
 
-    connect = Server.connect
+    model, connect, visit = TWO_WAY, Server.connect, Server.visit
 
     def types(self, text):
         """Type a line; the terminal shows it too."""
