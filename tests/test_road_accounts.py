@@ -186,15 +186,17 @@ def test_a_name_that_is_taken_while_somebody_is_about_to_change_to_it(serve, ste
     spy, hold = scratch / "spy", scratch / "hold"
     server = serve(step, env=quick(spy=str(spy), hold=str(hold)))
     own(server, ana="correct horse")
-    (bob,) = fill(server, "bob")
+    bob, carla = fill(server, "bob", "carla")
     visitor = asked(server, "ana")
     hold.touch()
     visitor.send(b"correct horse\n")
     assert wait_until(lambda: len(spied(spy, "hash")) == 2)
     bob.send(b"/nick ana correct horse\n/list\n")
+    bob.await_taken()
+    talk(carla, [bob], ["whoever has the name first"])  # by then the server is at bob's command
     hold.unlink()
-    visitor.expect(SHOW + b"* you are ana; also here: bob\n")
-    bob.expect(b"* ana joined\nerror: ana is taken\n* here: ana, bob\n")
+    visitor.expect(SHOW + b"* you are ana; also here: bob, carla\n")
+    bob.expect(b"* ana joined\nerror: ana is taken\n* here: ana, bob, carla\n")
 
 
 @since("accounts")

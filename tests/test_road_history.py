@@ -817,7 +817,7 @@ def test_a_server_stops_while_its_disk_stalls(serve, step, scratch):
     talk(ana, [bob], ["hello"])
     assert wait_until(Path(f"{stall}-waiting").exists)
     bob.send(b"/search hello\n")
-    ana.send(b"/search before\nlast words\n")
+    ana.send(b"/search before\n/search before\nlast words\n")
     ana.await_taken()
     stop(server)
     assert re.search("history: [12] lines could not be written", server.log)
