@@ -368,6 +368,7 @@ def test_two_browsers_and_a_terminal_are_in_one_room(chat, browse):
 def test_the_page_comes_with_its_policy(chat, browse):
     tab = browse(chat.url)
     assert tab.answer.headers["content-security-policy"] == policy(PAGE.read_text())
+    expect(tab.page.locator("link")).to_have_attribute("href", "data:,")  # or browsers with a window ask for an icon
     assert tab.page.content().count("<script") == tab.page.content().count("<style") == 1
 
 
@@ -684,12 +685,14 @@ def test_a_person_at_the_door_has_all_the_time_there_is(stage, browse):
 
 def test_another_name_when_a_password_is_asked_for(stage, browse):
     tab = browse(stage.url)
+    tab.give_name("bob")
+    visit = stage.welcome("bob", "error: bob is taken", "your name?")
+    expect(tab.error).to_have_text("error: bob is taken")
     tab.give_name("root")
-    visit = stage.accept()
-    visit.say("your name?")
     visit.expect("root")
     visit.say("password?")
     expect(tab.password_field).to_be_focused()
+    expect(tab.error).to_have_text("")
     tab.password_field.press("Enter")  # no guess: nothing was typed
     tab.give_name("ana")
     visit.expect_closed()
@@ -1037,6 +1040,7 @@ def test_nothing_is_wider_than_the_screen(stage, browse, size):
         if tab.name == "somebody":
             talk(stage, tab)
     assert tab.log.bounding_box()["height"] > height / 4
+    assert tab.log.bounding_box()["width"] > min(width, 900) * 0.7
     sizes = tab.page.locator("input").evaluate_all("all => all.map(one => parseFloat(getComputedStyle(one).fontSize))")
     assert min(sizes) >= 16  # a phone would zoom in on a smaller one
 
@@ -1188,6 +1192,7 @@ def test_what_a_screen_reader_is_told(stage, browse):
           - paragraph: /help lists the commands
     """)
     expect(tab.log).to_have_attribute("aria-live", "polite")
+    expect(tab.log).to_have_attribute("tabindex", "0")  # some browsers let no key scroll it otherwise
     expect(tab.message).to_have_accessible_description("/help lists the commands")
     expect(tab.page.locator("html")).to_have_attribute("lang", "en")
 
