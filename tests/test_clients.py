@@ -498,8 +498,12 @@ def test_ipv6(client, needs_ipv6, begin):
 @clients("on both")
 @pytest.mark.promise("broadcast")
 def test_every_client_in_every_room(client, server, begin):
+    if server.model.tls:
+        pytest.skip("its clients are tested in test_road_clients.py")
     (alice,) = server.join(1)
     process = begin(client, server.host, server.port)
+    if server.model.door:
+        type_in(process, b"guest\n")
     type_in(process, "grüß dich\n".encode())
     assert alice.read_line().endswith(" says: grüß dich\n".encode())
     alice.send(b"hello\n")
@@ -508,7 +512,8 @@ def test_every_client_in_every_room(client, server, begin):
     end_of_typing(process)
     assert alice.read_line().endswith(b" says: good-bye\n")
     assert process.wait() == 0
-    assert process.log == alice.line("hello").decode()
+    heard = [line for line in process.log.splitlines(keepends=True) if not line.startswith(("your name?", "* "))]
+    assert "".join(heard) == alice.line("hello").decode()
 
 
 @clients()
@@ -525,6 +530,8 @@ def test_every_client_with_a_server_that_answers(client, server, begin):
 @pytest.mark.promise("broadcast")
 def test_turn_taking_hangs_in_a_room(client, server, terminal):
     """It hears nothing while it is its turn to type, and sends nothing while it waits for an answer."""
+    if server.model.door:
+        pytest.skip("its turn begins with a question")
     (alice,) = server.join(1)
     child = terminal(command(client, server.host, server.port))
     child.sendline(b"first")
