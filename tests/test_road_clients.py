@@ -513,6 +513,15 @@ def test_whom_it_trusts(cafile, host, certificate, scratch, begin):
         peer.expect(b"hello\n")
 
 
+@pytest.mark.parametrize("lone", ["{port} --cafile {cert}", "--cafile {cert} {port}", "127.0.0.1 --cafile {cert} {port}"])
+def test_a_lone_number_is_a_port_also_beside_an_option(lone, certificate, begin):
+    with contextlib.closing(TLSListener(certificate)) as listener:
+        process = begin(TLS, *lone.format(port=listener.address[1], cert=certificate.cert).split())
+        peer = listener.accept()
+        type_in(process, b"hello\n")
+        peer.expect(b"hello\n")
+
+
 def test_with_a_cafile_it_trusts_nobody_else(listener_of, certificate, scratch, begin):
     process = begin(TLS, *listener_of.address, "--cafile", make(scratch, "mine").cert)
     listener_of.refuse()

@@ -255,14 +255,13 @@ def end_at_signals():
 
 def main():
     """Read the arguments, connect, and chat until the server closes."""
-    words = sys.argv[1:]
-    if len(words) == 1 and words[0].isdigit():
-        words.insert(0, "127.0.0.1")  # a lone number is a port
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("host", metavar="HOST", nargs="?", default="127.0.0.1")
     parser.add_argument("port", metavar="PORT", nargs="?", type=port, default=9669)
     parser.add_argument("--cafile", metavar="FILE")
-    args = parser.parse_args(words)
+    args = parser.parse_intermixed_args()  # parse_args() takes no port behind an option
+    if args.host.isdigit():
+        args = parser.parse_intermixed_args(["127.0.0.1", *sys.argv[1:]])  # a lone number is a port
     # A console that runs this (python -i, IPython's %run) goes on afterwards. Its Ctrl-C is a KeyboardInterrupt.
     if not (sys.flags.inspect or hasattr(sys, "ps1") or sys._getframe(1).f_back):
         end_at_signals()
