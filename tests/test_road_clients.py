@@ -513,10 +513,12 @@ def test_whom_it_trusts(cafile, host, certificate, scratch, begin):
         peer.expect(b"hello\n")
 
 
-@pytest.mark.parametrize("lone", ["{port} --cafile {cert}", "--cafile {cert} {port}", "127.0.0.1 --cafile {cert} {port}"])
-def test_a_lone_number_is_a_port_also_beside_an_option(lone, certificate, begin):
-    with contextlib.closing(TLSListener(certificate)) as listener:
-        process = begin(TLS, *lone.format(port=listener.address[1], cert=certificate.cert).split())
+@pytest.mark.parametrize("words", ["PORT --cafile CERT", "--cafile CERT PORT", "127.0.0.1 --cafile CERT PORT"])
+def test_a_lone_number_is_a_port_also_beside_an_option(words, scratch, begin):
+    mine = make(scratch, "mine")
+    with contextlib.closing(TLSListener(mine)) as listener:
+        words = words.replace("PORT", str(listener.address[1])).replace("CERT", str(mine.cert))
+        process = begin(TLS, *words.split())
         peer = listener.accept()
         type_in(process, b"hello\n")
         peer.expect(b"hello\n")
