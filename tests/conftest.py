@@ -36,6 +36,7 @@ def pytest_addoption(parser):
     group.addoption("--like", help="expect no more of it than of this model: --like=thread_per_client")
     group.addoption("--promises", help="test these promises alone, separated by commas")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
+    group.addoption("--road", choices=["only", "without"], help="the growing road's tests alone, or all but those")
     group.addoption("--deadline", type=float, help="seconds for anything that must happen (15 of a --server-cmd)")
 
 
@@ -142,16 +143,24 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("model", models or [None], ids=str)
 
 
+def on_the_road(item, model):
+    """Whether a test is one of the growing road: of its servers, its own files, its pages, its wrong servers."""
+    words = "test_road", "test_web_page", "features", "of_the_road"
+    return bool(model and model.door) or any(word in item.nodeid for word in words)
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for, and skip what cannot be had."""
     promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
-    foreign = config.getoption("--server-cmd") is not None
+    foreign, road = config.getoption("--server-cmd") is not None, config.getoption("--road")
     for item in items:
         promise = promise_of(item)
         if promise and promise not in PROMISES:
             raise pytest.UsageError(f"{item.nodeid}: no promise is called {promise}")
         model = item.callspec.params.get("model") if hasattr(item, "callspec") else None
         wanted = (not promises or promise in promises) and (model or "model" not in item.fixturenames)
+        if road and (road == "only") != on_the_road(item, model):
+            wanted = False
         if not wanted or (foreign and not model):
             dropped.append(item)
             continue
