@@ -253,15 +253,17 @@ class ChatServer:
             words = "".join(rest).split(maxsplit=len(parameters) - 1)  # the last one gets all that is left
             if not sum(word.default is word.empty for word in parameters) <= len(words) <= len(parameters):
                 raise ValueError(f"it is {usage(do)}")
-            if inspect.iscoroutine(coroutine := do(client, *words)):
-                client.busy = asyncio.create_task(self.finish(client, coroutine))
+            if inspect.iscoroutinefunction(do):
+                client.busy = asyncio.create_task(self.finish(client, do, *words))
+            else:
+                do(client, *words)
         except ValueError as error:
             self.answer(client, f"error: {error}\n")
 
-    async def finish(self, client, coroutine):
+    async def finish(self, client, do, *words):
         """Do a command that takes time. The client's next lines wait for that, and nobody else does."""
         try:
-            await coroutine
+            await do(client, *words)
         except ValueError as error:
             self.answer(client, f"error: {error}\n")
         finally:
