@@ -1253,7 +1253,8 @@ def test_a_password_is_asked_for_again_when_it_comes_back(stage, browse):
     visit.close()  # as after thirty seconds
     assert harness.wait_until(lambda: tab.page.evaluate("socket") is None)
     tab.hide(True)
-    tab.hide(False)  # that does not have it ask again: it waits for a person
+    tab.hide(False)
+    assert tab.page.evaluate("socket") is None  # it waits for a person
     tab.give_password("open-sesame")
     visit = stage.welcome("root", "password?")
     visit.expect("open-sesame")
