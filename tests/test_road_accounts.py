@@ -712,13 +712,17 @@ def test_fifty_passwords_at_once(serve):
 
 
 def test_a_server_stops_while_passwords_are_hashed(serve):
+    """It has read all of this, or some; and what was to come after a password."""
     server = serve("accounts")
+    own(server, ana="correct horse")
+    visitors = [asked(server, "ana") for _ in range(2)]
     others = server.join(50)
     with server.frozen():
+        for visitor in visitors:
+            visitor.send(b"correct horse\nhello\nand more\n")
         for other in others:
-            other.send(b"/register correct horse\n")
-    server.await_log("joined, 50 online")
-    others[0].await_taken()
+            other.send(b"/register correct horse\n/password new horse\n/nick ana correct horse\n")
+    visitors[0].await_taken()
     stop(server)
 
 

@@ -462,10 +462,10 @@ def test_all_is_written_when_the_server_stops(serve, step, scratch):
     ana, bob = fill(server, "ana", "bob")
     said = talk(ana, [bob], [f"number {number}" for number in range(3000)])
     with server.frozen():
-        ana.send(b"".join(b"last %d\n" % number for number in range(100)))
+        ana.send(b"".join(b"last %d\n" % number for number in range(100)) + b"/history\n/search last\n/history\n")
         server.signal(signal.SIGTERM)
     assert server.wait() == 0
-    assert "could not be written" not in server.log
+    assert server.log.endswith(" bye\n") and "could not be written" not in server.log
     heard = bob.read_to_end().decode().splitlines()
     assert [line for line in heard if "says" in line] == [f"ana says: last {number}" for number in range(len(heard))]
     await_stored(path, *said, *heard)
