@@ -1,5 +1,6 @@
 """Promise: log. Who came and went, a line each; and no harm when nobody can write it."""
 
+import dataclasses
 import re
 import signal
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from harness import free_port
+from promises import MODELS
 
 LINE = re.compile(r"\d\d:\d\d:\d\d (listening on \S+|history in .+, \d+ lines|web page on \S+|bye|\S+ .+, \d+ online)")
 
@@ -169,3 +171,44 @@ def check_works(server):
     server.check_idle()
     server.signal(signal.SIGTERM)
     assert server.wait() == 0 or server.model.foreign
+
+
+# Garbage is collected between the making of a stream's protocol and of its future, which comes to be finalized first.
+COLLECTED = """
+import asyncio, asyncio.base_events, gc, runpy, sys
+
+create_future = asyncio.base_events.BaseEventLoop.create_future
+
+def collect_first(loop):
+    if isinstance(sys._getframe(1).f_locals.get("self"), asyncio.StreamReaderProtocol):
+        gc.collect(0)
+    return create_future(loop)
+
+asyncio.base_events.BaseEventLoop.create_future = collect_first
+gc.set_threshold(10**9)
+sys.argv[:1] = []
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+gc.collect()
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "with the signal"])
+@pytest.mark.parametrize("name", ["asyncio_based", "names", "tls"])
+def test_the_library_has_nothing_to_say(serve, name, when):
+    """A reset is an error that asyncio keeps for whoever waits for the end of the connection. Nobody does."""
+    (model,) = [model for model in MODELS if model.name == name]
+    python, *rest = model.command
+    for _ in range(3):
+        server = serve(dataclasses.replace(model, command=(python, "-c", COLLECTED, *rest)))
+        leaver = server.join(2)[1]
+        if when == "before":
+            leaver.reset()
+            server.await_log("dropped: connection reset by peer")
+            server.signal(signal.SIGTERM)
+        else:
+            with server.frozen():
+                leaver.reset()
+                server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert server.log.endswith(" bye\n"), server.log

@@ -106,6 +106,7 @@ class ChatServer:
 
     async def attend(self, client):
         """Read from a client until it leaves. Each client has a task that runs this."""
+        transport = client.writer.transport
         while client in self.clients:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
@@ -115,9 +116,9 @@ class ChatServer:
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
             while pause := self.work(client):
-                client.writer.transport.pause_reading()  # at a reset the stream would forget what it has read ahead
+                transport.pause_reading()  # at a reset the stream would forget what it has read ahead
                 await asyncio.sleep(pause)
-            client.writer.transport.resume_reading()
+            transport.resume_reading()
             if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
                 await asyncio.sleep(0)
 
@@ -330,6 +331,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         client.writer.close()
+        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
         client.reading.cancel()
         if client.flushing:
             client.flushing.cancel()

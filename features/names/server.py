@@ -230,6 +230,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         client.writer.close()
+        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
         client.reading.cancel()
         if client.flushing:
             client.flushing.cancel()

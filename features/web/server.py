@@ -141,6 +141,7 @@ class ChatServer:
 
     async def attend(self, client):
         """Read from a client until it leaves. Each client has a task that runs this."""
+        transport = client.writer.transport
         try:
             if client.tls:
                 await self.through_tls(client, client.tls.do_handshake)
@@ -163,9 +164,9 @@ class ChatServer:
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
             while (pause := self.work(client)) or client.busy:
-                client.writer.transport.pause_reading()  # at a reset the stream would forget what it has read ahead
+                transport.pause_reading()  # at a reset the stream would forget what it has read ahead
                 await (client.busy or asyncio.sleep(pause))
-            client.writer.transport.resume_reading()
+            transport.resume_reading()
             if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
                 await asyncio.sleep(0)
 
@@ -526,6 +527,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + client.seal(last, end=reason))
         client.writer.close()
+        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
         client.reading.cancel()
         if client.busy:
             client.busy.cancel()
