@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import time
 from types import SimpleNamespace
+from unicodedata import normalize
 
 import pytest
 from harness import QUESTION, Stopwatch, converse, wait_until
@@ -118,7 +119,8 @@ def test_however_the_name_is_written(serve, step):
     own(server, Zażółć="correct horse")
     for name in ("Zażółć", "ZAŻÓŁĆ", "  zażółć ", "za\u017c\u00f3\u0142c\u0301"):
         visitor = asked(server, name)
-        visitor.close()
+        answer(visitor, "correct horse", f"* you are {normalize('NFKC', name.strip())}; nobody else is here\n".encode())
+        leave(visitor)
     anna = server.enter("zażółcia")  # another one
     anna.send("/nick ZAŻÓŁĆ\n".encode())
     anna.expect(WRONG)
