@@ -276,7 +276,7 @@ def fill_small_room(server):
         if peer not in inside:
             peer.expect_closed(maybe_after=FULL)
             peer.reset()
-    assert 40 <= len(inside) < 64
+    assert 36 <= len(inside) < 64  # uvloop has some ten descriptors of its own
     return inside
 
 
