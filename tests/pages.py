@@ -773,7 +773,7 @@ class Replay:
 
     def __init__(self, page, scratch, root=ROOT, write=False, patience=None):
         self.page, self.write = page, write
-        self.patience = patience or harness.DEADLINE / 2  # seconds for whatever must come
+        self.patience = patience or harness.DEADLINE  # seconds for whatever must come
         self.folder, self.temporary, self.programs = scratch / "chat", scratch / "tmp", scratch / "bin"
         self.names, self.screens = Names(), {}
         self.problems, self.written, self.left_out = [], [], {}
