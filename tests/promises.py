@@ -183,6 +183,8 @@ def is_spared(model, promise):
 
 
 def foreign_model(command, like=None):
-    """A student's server, with the exceptions, and the door, of one of the models if it is to be like that."""
+    """A student's server, with the exceptions, the door and so on of one of the models if it is to be like that."""
     model = next((model for model in MODELS if model.name == like), Model(""))
-    return Model("yours", tuple(shlex.split(command)), model.exceptions, foreign=True, door=model.door)
+    return Model(
+        "yours", tuple(shlex.split(command)), model.exceptions, foreign=True, door=model.door, ahead=model.ahead
+    )
