@@ -183,7 +183,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         client.writer.close()
-        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
+        client.writer = None  # frees it at once: if the collector found it later, asyncio would log what ended it
         client.reading.cancel()
         if client.flushing:
             client.flushing.cancel()

@@ -7,7 +7,8 @@ import sys
 import time
 
 import pytest
-from harness import BrokenPromise, Stopwatch
+from harness import BrokenPromise, Stopwatch, wait_until
+from promises import MODELS
 from test_fairness import Flood
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -259,10 +260,25 @@ sys.stderr = None
 @pytest.mark.ours("the calls with which they wait")
 def test_just_before_it_waits(model, serve):
     """Then Python calls no handler before the wait is over: something else must end it."""
+    if model.echoes:
+        pytest.skip("nothing else does")
     if model.needs or not model.command[1].endswith("server.py"):
         pytest.skip("its waits are not within reach")
-    if model.echoes:
-        pytest.skip("it waits in blocking calls, which nothing else ends")
     python, *rest = model.command
     server = serve(dataclasses.replace(model, command=(python, "-c", JUST_BEFORE, *rest)))
+    check_stopped(server, time.monotonic())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="that is where the test above runs")
+@pytest.mark.parametrize("ended_by", ["what it waited for", "another signal"])
+def test_just_before_a_blocking_call(serve, ended_by):
+    """Nothing ends accept() then but a client, or another signal. Either way the first one is noticed."""
+    model = next(model for model in MODELS if model.name == "blocking")
+    python, *rest = model.command
+    server = serve(dataclasses.replace(model, command=(python, "-c", JUST_BEFORE, *rest)))
+    assert not wait_until(lambda: not server.running, within=0.5)
+    if ended_by == "another signal":
+        server.signal(signal.SIGTERM)
+    else:
+        server.connect()
     check_stopped(server, time.monotonic())

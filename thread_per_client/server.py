@@ -131,7 +131,7 @@ class ChatServer:
         except OSError as error:
             return self.leave(client, client.failure or f"dropped: {error.strerror.lower()}")
         if not data:
-            # Of a reset the kernel tells one thread alone. If that was send(), fail() is still to note it down.
+            # The kernel tells of a reset once. If it has told send(), wait here until fail() has noted that.
             with self.sending:
                 pass
             if client.failure:

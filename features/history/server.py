@@ -34,7 +34,7 @@ DOOR_TIME = 30  # seconds in which somebody at the door must answer
 LATELY = 20  # lines that a newcomer is told of what was said before
 BURST = 4  # seconds for which a client may save up what --lines and --bytes allow
 MAX_AHEAD = 1 << 14  # bytes that the kernel keeps for us of what a client has sent before we read it
-NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (Hangul's fillers are not seen), digits, _, -
+NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (no Hangul fillers: nobody sees them), digits, _, -
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -388,7 +388,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         client.writer.close()
-        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
+        client.writer = None  # frees it at once: if the collector found it later, asyncio would log what ended it
         client.reading.cancel()
         if client.busy:
             client.busy.cancel()

@@ -29,7 +29,7 @@ LAST_CHANCE = 1  # seconds that telling may take when the server stops
 DOOR_TIME = 30  # seconds in which somebody at the door must answer
 BURST = 4  # seconds for which a client may save up what --lines and --bytes allow
 MAX_AHEAD = 1 << 14  # bytes that the kernel keeps for us of what a client has sent before we read it
-NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (Hangul's fillers are not seen), digits, _, -
+NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (no Hangul fillers: nobody sees them), digits, _, -
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -208,9 +208,9 @@ class ChatServer:
         try:
             if not do:
                 raise ValueError(f"there is no {word[:20]}; /help lists what there is")
-            parameters = inspect.signature(do).parameters
-            words = "".join(rest).split(maxsplit=len(parameters) - 2)  # the last one gets all that is left
-            if len(words) != len(parameters) - 1:
+            _, *parameters = inspect.signature(do).parameters.values()
+            words = "".join(rest).split(maxsplit=len(parameters) - 1)  # the last one gets all that is left
+            if len(words) != len(parameters):
                 raise ValueError(f"it is {usage(do)}")
             do(client, *words)
         except ValueError as error:
@@ -331,7 +331,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         client.writer.close()
-        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
+        client.writer = None  # frees it at once: if the collector found it later, asyncio would log what ended it
         client.reading.cancel()
         if client.flushing:
             client.flushing.cancel()
@@ -403,8 +403,9 @@ def key_of(name):
 
 def usage(do):
     """Return how a command is written, from its method's name and parameters."""
-    _, *words = inspect.signature(do).parameters
-    return " ".join([do.__name__.replace("do_", "/"), *[word.upper() for word in words]])
+    _, *words = inspect.signature(do).parameters.values()
+    names = [word.name.upper() for word in words]
+    return " ".join([do.__name__.replace("do_", "/"), *names])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

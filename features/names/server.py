@@ -25,7 +25,7 @@ MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the 
 MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it is dropped
 LAST_CHANCE = 1  # seconds that telling may take when the server stops
 DOOR_TIME = 30  # seconds in which somebody at the door must answer
-NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (Hangul's fillers are not seen), digits, _, -
+NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (no Hangul fillers: nobody sees them), digits, _, -
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -230,7 +230,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
         client.writer.close()
-        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
+        client.writer = None  # frees it at once: if the collector found it later, asyncio would log what ended it
         client.reading.cancel()
         if client.flushing:
             client.flushing.cancel()

@@ -38,7 +38,7 @@ DOOR_TIME = 30  # seconds in which somebody at the door must answer
 LATELY = 20  # lines that a newcomer is told of what was said before
 BURST = 4  # seconds for which a client may save up what --lines and --bytes allow
 MAX_AHEAD = 1 << 14  # bytes that the kernel keeps for us of what a client has sent before we read it
-NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (Hangul's fillers are not seen), digits, _, -
+NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (no Hangul fillers: nobody sees them), digits, _, -
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 HIDE, SHOW = b"\xff\xfb\x01", b"\xff\xfc\x01"  # IAC WILL ECHO, after which telnet does not, and IAC WONT ECHO (RFC 857)
 
@@ -466,7 +466,7 @@ class ChatServer:
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + client.seal(last, end=True))
         client.writer.close()
-        client.writer = None  # or a circle is left with what ended the stream, and asyncio may complain of that error
+        client.writer = None  # frees it at once: if the collector found it later, asyncio would log what ended it
         client.reading.cancel()
         if client.busy:
             client.busy.cancel()
@@ -744,7 +744,7 @@ def main():
     parser.add_argument("--connections", type=limit, default=20, help="from one address (20)")
     parser.add_argument("--idle", type=limit, default=60, help="minutes after which who is silent is dropped (60)")
     parser.add_argument("--history", default="chat-history.db", help="file for what is said (chat-history.db)")
-    parser.add_argument("--cert", help="file with the certificate, and what it was signed with")
+    parser.add_argument("--cert", help="file with the certificate, and those that vouch for it")
     parser.add_argument("--key", help="file with its key")
     args = parser.parse_args()
     if not (args.cert and args.key):
