@@ -1,0 +1,410 @@
+"""See a program wait: who waits in which call, for whom, since when; live in the terminal, or recorded in a file.
+
+    python watch.py PROGRAM ARGUMENTS...                        live, until Ctrl-C, which the program gets, too
+    python watch.py --record FILE PROGRAM ARGUMENTS...          in FILE, as JSON; draw.py makes a picture of it
+
+The program is a Python program, and not changed: `python watch.py poll_based/server.py 9669`. Its times are those of a
+watched program. They are no measurement.
+"""
+
+import argparse
+import collections
+import contextlib
+import ctypes
+import fcntl
+import json
+import marshal
+import os
+import platform
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watched")  # what goes into the program
+PIPE_SIZE = 1 << 20  # bytes that the program may be ahead of us; Linux alone lets that be chosen
+PERIOD = 0.05  # seconds between two looks into the pipe. Who waited in a read would be woken at each record
+MOST_RECORDS = 2_000_000  # that are kept for a recording: some hundred MB
+SIZE = struct.Struct("=H")
+PASSED_ON = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
+SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
+NO_MEASUREMENT = "the times are those of a watched program, and no measurement"
+
+
+class Lane:
+    """A thread, a task, an event loop or a process."""
+
+    def __init__(self, name, kind, process, born):
+        self.name, self.kind, self.process = name, kind, process
+        self.born, self.died = born, None
+        self.open = []  # what it waits in: [start, state, call, what]; a signal's handler may wait in a wait
+        self.spans = collections.deque()  # what it waited in: (start, end, state, call, what)
+        self.messages = collections.deque()  # what it received and sent: (time, way, peer, bytes, text)
+
+    def begin(self, when, *wait):
+        """Note that it waits."""
+        if self.open:
+            self.spans.append((self.open[-1][0], when, *self.open[-1][1:]))
+        self.open.append([when, *wait])
+
+    def end(self, when):
+        """Note that it goes on."""
+        if self.open:
+            start, *wait = self.open.pop()
+            self.spans.append((start, when, *wait))
+        if self.open:
+            self.open[-1][0] = when
+
+    def die(self, when):
+        """Note that it has ended."""
+        if self.died is None:
+            self.died = when
+            if self.open:
+                start, *wait = self.open[-1]
+                self.spans.append((start, when, *wait))
+                self.open = []
+
+
+class Story:
+    """What the program told so far: the records of watched_program.py, put together. Times are in nanoseconds."""
+
+    def __init__(self):
+        self.start = time.monotonic_ns()  # until the program begins
+        self.lanes = {}  # number: lane, in the order of their appearance
+        self.log = []  # (time, line)
+        self.lost = 0
+        self.begun = False
+
+    def add(self, word, *record):
+        """Take in a record."""
+        if word in ("lost", "gone"):
+            return getattr(self, word + "_")(*record)
+        number, *record = record
+        if word == "lane":
+            when, name, kind, process = record
+            if not self.begun:
+                self.begun, self.start = True, when
+            if number in self.lanes:  # the system has used a process's number again
+                self.lanes[object()] = self.lanes.pop(number)
+            self.lanes[number] = Lane(name, kind, process, when)
+        elif lane := self.lanes.get(number):
+            getattr(self, word)(lane, *record)
+
+    def lost_(self, number):
+        self.lost += number
+
+    def gone_(self, process, when):
+        for lane in self.lanes.values():
+            if lane.process == process:
+                lane.die(when)
+
+    def name(self, lane, name, kind):
+        lane.name, lane.kind = name, kind
+
+    def died(self, lane, when):
+        lane.die(when)
+
+    def wait(self, lane, when, *wait):
+        lane.begin(when, *wait)
+
+    def went(self, lane, when):
+        lane.end(when)
+
+    def step(self, lane, when, loop):
+        lane.end(when)
+        if loop := self.lanes.get(loop):
+            loop.begin(when, "other", "step", f"{lane.name} runs")
+
+    def rest(self, lane, when, loop, state, what):
+        if loop := self.lanes.get(loop):
+            loop.end(when)
+        if state:
+            lane.begin(when, state, "await" if state == "await" else "", what)
+
+    def ready(self, lane, when):
+        lane.end(when)
+        lane.begin(when, "ready", "", "its turn in the loop")
+
+    def came(self, lane, when, *message):
+        lane.messages.append((when, "in", *message))
+
+    def sent(self, lane, when, *message):
+        lane.messages.append((when, "out", *message))
+
+    def line(self, lane, when, text):
+        self.log.append((when, printable(text)))
+
+    def end(self, when):
+        """Note that the program has ended."""
+        for lane in self.lanes.values():
+            lane.die(when)
+
+    def shown(self):
+        """Return the lanes, without those of threads that did nothing but run an event loop, which has its own."""
+
+        def waits(lane):
+            return [call for *_, call, _ in lane.spans] + [call for *_, call, _ in lane.open]
+
+        return [lane for lane in self.lanes.values() if set(waits(lane)) != {"run_forever"} or lane.messages]
+
+
+def printable(line):
+    """Return a line that is safe to print, and not too long."""
+    return UNPRINTABLE.sub(" ", line.expandtabs().rstrip("\r\n"))[:200]
+
+
+class Program:
+    """The program, and what it tells."""
+
+    def __init__(self, words, capture, terminal):
+        """Start it. `capture`: its standard error comes to us; `terminal`: whether the terminal is to be its own."""
+        self.status = None  # its exit status, once it has ended
+        self.begun = time.monotonic_ns()
+        self.records, self.errors = b"", b""  # what was read and is not whole
+        self.telling, ours = os.pipe()
+        os.set_blocking(self.telling, False)
+        os.set_blocking(ours, False)
+        with contextlib.suppress(AttributeError, OSError):
+            fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+        # Signals are passed on, each once. So the program has a process group of its own, and the terminal's Ctrl-C
+        # comes to one of us. The handlers only wake the loop.
+        self.wakeup, waker = socket.socketpair()
+        self.wakeup.setblocking(False)
+        waker.setblocking(False)
+        self.waker = waker
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self.ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
+        for number in (*PASSED_ON, signal.SIGCHLD):
+            if number not in self.ignored:
+                signal.signal(number, lambda *_: None)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else a tcsetpgrp from behind would stop us
+        self.terminal = terminal and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+        libc = ctypes.CDLL(None)
+
+        def prepare():
+            os.setpgid(0, 0)
+            if self.terminal:
+                os.tcsetpgrp(0, os.getpid())
+            signal.signal(signal.SIGTTOU, signal.SIG_DFL)
+            if sys.platform == "linux":  # nobody is to be left behind when we are killed
+                libc.prctl(SET_PDEATHSIG, signal.SIGTERM)
+
+        env = {**os.environ, "CHAT_WATCH_DESCRIPTOR": str(ours)}
+        if "PYTHONPATH" in env:
+            env["CHAT_WATCH_PYTHONPATH"] = env["PYTHONPATH"]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, [FOLDER, env.get("PYTHONPATH")]))
+        self.popen = subprocess.Popen(
+            [sys.executable, *words],
+            env=env,
+            pass_fds=[ours],
+            stdin=subprocess.DEVNULL if not terminal and os.isatty(0) else None,
+            stderr=subprocess.PIPE if capture else None,
+            preexec_fn=prepare,
+        )
+        os.close(ours)
+        self.pid = self.popen.pid
+        if capture:
+            os.set_blocking(self.popen.stderr.fileno(), False)
+
+    def wait(self, seconds):
+        """Wait so long, or until a signal comes or the program writes into its log; see to the signals."""
+        ready, _, _ = select.select([self.wakeup, *filter(None, [self.popen.stderr])], [], [], seconds)
+        if self.wakeup in ready:
+            for number in self.wakeup.recv(4096):
+                if number in PASSED_ON:
+                    self.signal(number)
+        self.look()
+
+    def signal(self, number):
+        """Pass a signal on. SIGINT goes to its children, too, as it would from a terminal."""
+        if self.status is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                (os.killpg if number == signal.SIGINT else os.kill)(self.pid, number)
+
+    def look(self):
+        """See whether it has ended or stopped."""
+        if self.status is not None:
+            return
+        pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+        if not pid:
+            return
+        if os.WIFSTOPPED(status):
+            if self.terminal:  # Ctrl-Z: stop with it, and let it go on when we do
+                os.tcsetpgrp(0, os.getpgrp())
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os.tcsetpgrp(0, self.pid)
+                os.killpg(self.pid, signal.SIGCONT)
+            return
+        self.ended = time.monotonic_ns()
+        self.status = self.popen.returncode = os.waitstatus_to_exitcode(status)
+        if self.terminal:
+            os.tcsetpgrp(0, os.getpgrp())
+
+    def read(self):
+        """Return the records that it has told since the last time."""
+        self.records += drain(self.telling)
+        start, records = 0, []
+        while len(self.records) >= start + SIZE.size:
+            (size,) = SIZE.unpack_from(self.records, start)
+            if len(self.records) < start + SIZE.size + size:
+                break
+            start += SIZE.size
+            records.append(marshal.loads(self.records[start : start + size]))
+            start += size
+        self.records = self.records[start:]
+        return records
+
+    def read_log(self):
+        """Return the lines that it has written to standard error since the last time, if we have it."""
+        if not self.popen.stderr:
+            return []
+        self.errors += drain(self.popen.stderr.fileno(), closed := [])
+        if closed or self.status is not None:
+            if closed:
+                self.popen.stderr.close()
+                self.popen.stderr = None
+            if self.errors and not self.errors.endswith(b"\n"):
+                self.errors += b"\n"
+        *lines, self.errors = self.errors.split(b"\n")
+        return [printable(line.decode(errors="replace")) for line in lines]
+
+
+def drain(fd, closed=None):
+    """Return all that can be read at once. To `closed` True is added if nothing more can come."""
+    parts = []
+    with contextlib.suppress(BlockingIOError):
+        while part := os.read(fd, 1 << 16):
+            parts.append(part)
+        else:
+            if closed is not None:
+                closed.append(True)
+    return b"".join(parts)
+
+
+def record(words, file, quiet):
+    """Run a program to its end, write into a file what it waited in, and return its exit status."""
+    records, lost, log = [], 0, []
+    program = Program(words, capture=quiet, terminal=True)
+    while program.status is None:
+        program.wait(PERIOD)
+        log += [(time.monotonic_ns(), line) for line in program.read_log()]
+        for told in program.read():
+            if len(records) < MOST_RECORDS:
+                records.append(told)
+            else:
+                lost += 1
+    log += [(program.ended, line) for line in program.read_log()]
+    records += program.read()
+    story = Story()
+    story.start = program.begun
+    for told in records:
+        story.add(*told)
+    story.lost += lost
+    story.end(program.ended)
+    told = collections.Counter(line for _, line in story.log)
+    for when, line in log:  # what was not written by the program's own Python, and so not told of
+        if told[line]:
+            told[line] -= 1
+        else:
+            story.log.append((when, line))
+    with replacing(file) as stream:
+        json.dump(as_json(words, story, program.ended), stream, indent=1, sort_keys=True, ensure_ascii=False)
+        stream.write("\n")
+    if not story.begun:
+        say("the program told nothing: is it run by a Python of its own?")
+    if story.lost:
+        say(f"{story.lost} records were lost: more happened than could be noted")
+    if not quiet:
+        spans = sum(len(lane.spans) for lane in story.shown())
+        say(f"{spans} waits are in {file}; {NO_MEASUREMENT}")
+    return program.status
+
+
+def as_json(words, story, ended):
+    """Return what a story is in a file. Its times are microseconds since the start."""
+
+    def at(when):
+        return max(0, (when - story.start) // 1000)
+
+    lanes = sorted(story.shown(), key=lambda lane: lane.born)
+    spans, messages = [], []
+    for index, lane in enumerate(lanes):
+        for start, end, state, call, what in lane.spans:
+            spans.append(
+                {"lane": index, "start": at(start), "end": at(end), "state": state, "call": call, "what": what}
+            )
+        for when, way, peer, size, text in lane.messages:
+            messages.append({"at": at(when), "lane": index, "way": way, "peer": peer, "bytes": size, "text": text})
+    return {
+        "version": 1,
+        "command": words,
+        "machine": platform.machine(),
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "took": at(ended),
+        "title": "",
+        "caption": "",
+        "lanes": [
+            {"name": lane.name, "kind": lane.kind, "born": at(lane.born), "died": at(lane.died)} for lane in lanes
+        ],
+        "spans": sorted(spans, key=lambda span: (span["start"], span["end"])),
+        "messages": sorted(messages, key=lambda message: message["at"]),
+        "log": [{"at": at(when), "line": line} for when, line in sorted(story.log, key=lambda entry: entry[0])],
+        "people": {},
+        **({"lost": story.lost} if story.lost else {}),
+    }
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Give a stream; what is written into it is in the file as soon as the block ends, and never in part."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=os.path.dirname(os.path.abspath(path)), prefix=".", delete=False
+    ) as stream:
+        try:
+            yield stream
+            os.chmod(stream.name, 0o644)
+            os.replace(stream.name, path)
+        except BaseException:
+            os.unlink(stream.name)
+            raise
+
+
+def say(text):
+    """Tell whoever started this, in one line."""
+    print(f"watch.py: {text}", file=sys.stderr, flush=True)
+
+
+def main():
+    """Read the arguments, and watch."""
+    parser = argparse.ArgumentParser(prog="watch.py", description=__doc__.partition("\n")[0])
+    parser.add_argument("--record", metavar="FILE", help="write what happened into this file, as JSON")
+    parser.add_argument("--quiet", action="store_true", help="with --record: show nothing of its standard error")
+    parser.add_argument("program", metavar="PROGRAM", help="a Python program")
+    parser.add_argument("args", metavar="ARGUMENTS", nargs=argparse.REMAINDER, help="what it is started with")
+    args = parser.parse_args()
+    if args.quiet and not args.record:
+        parser.error("--quiet goes with --record")
+    if not os.path.exists(args.program):
+        sys.exit(f"watch.py: no program is called {args.program}")
+    words = [args.program, *args.args]
+    if args.record:
+        try:
+            with tempfile.TemporaryFile(dir=os.path.dirname(os.path.abspath(args.record))):
+                pass
+            if os.path.isdir(args.record):
+                raise IsADirectoryError("it is a directory")
+        except OSError as error:
+            sys.exit(f"watch.py: cannot write {args.record}: {error.strerror or error}")
+        status = record(words, args.record, args.quiet)
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+if __name__ == "__main__":
+    main()
