@@ -29,6 +29,8 @@ import time
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watched")  # what goes into the program
 PIPE_SIZE = 1 << 20  # bytes that the program may be ahead of us; Linux alone lets that be chosen
 PERIOD = 0.05  # seconds between two looks into the pipe. Who waited in a read would be woken at each record
+REDRAW = 0.25  # seconds between two pictures of the live view
+LOG_LINES = 20  # of the log that are printed when the live view ends
 MOST_RECORDS = 2_000_000  # that are kept for a recording: some hundred MB
 SIZE = struct.Struct("=H")
 PASSED_ON = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
@@ -162,11 +164,11 @@ def printable(line):
 class Program:
     """The program, and what it tells."""
 
-    def __init__(self, words, capture, terminal):
-        """Start it. `capture`: its standard error comes to us; `terminal`: whether the terminal is to be its own."""
+    def __init__(self, words, capture, live=False):
+        """Start it. `capture`: its standard error comes to us; `live`: its output, too, and the terminal is ours."""
         self.status = None  # its exit status, once it has ended
         self.begun = time.monotonic_ns()
-        self.records, self.errors = b"", b""  # what was read and is not whole
+        self.records, self.line = b"", b""  # what was read and is not whole
         self.telling, ours = os.pipe()
         os.set_blocking(self.telling, False)
         os.set_blocking(ours, False)
@@ -180,11 +182,12 @@ class Program:
         self.waker = waker
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         self.ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
-        for number in (*PASSED_ON, signal.SIGCHLD):
+        self.suspended = False  # whether Ctrl-Z was pressed, where the terminal is ours
+        for number in (*PASSED_ON, signal.SIGCHLD, *([signal.SIGTSTP] if live else [])):
             if number not in self.ignored:
                 signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else a tcsetpgrp from behind would stop us
-        self.terminal = terminal and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
+        self.terminal = not live and os.isatty(0) and os.tcgetpgrp(0) == os.getpgrp()
         libc = ctypes.CDLL(None)
 
         def prepare():
@@ -199,26 +202,31 @@ class Program:
         if "PYTHONPATH" in env:
             env["CHAT_WATCH_PYTHONPATH"] = env["PYTHONPATH"]
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [FOLDER, env.get("PYTHONPATH")]))
+        self.errors, errors = map(os.fdopen, os.pipe(), "rw") if capture else (None, None)
         self.popen = subprocess.Popen(
             [sys.executable, *words],
             env=env,
             pass_fds=[ours],
-            stdin=subprocess.DEVNULL if not terminal and os.isatty(0) else None,
-            stderr=subprocess.PIPE if capture else None,
+            stdin=subprocess.DEVNULL if live and os.isatty(0) else None,
+            stdout=errors if live else None,
+            stderr=errors if capture else None,
             preexec_fn=prepare,
         )
         os.close(ours)
         self.pid = self.popen.pid
         if capture:
-            os.set_blocking(self.popen.stderr.fileno(), False)
+            errors.close()
+            os.set_blocking(self.errors.fileno(), False)
 
     def wait(self, seconds):
         """Wait so long, or until a signal comes or the program writes into its log; see to the signals."""
-        ready, _, _ = select.select([self.wakeup, *filter(None, [self.popen.stderr])], [], [], seconds)
+        ready, _, _ = select.select([self.wakeup, *filter(None, [self.errors])], [], [], seconds)
         if self.wakeup in ready:
             for number in self.wakeup.recv(4096):
                 if number in PASSED_ON:
                     self.signal(number)
+                elif number == signal.SIGTSTP:
+                    self.suspended = True
         self.look()
 
     def signal(self, number):
@@ -262,16 +270,15 @@ class Program:
 
     def read_log(self):
         """Return the lines that it has written to standard error since the last time, if we have it."""
-        if not self.popen.stderr:
+        if not self.errors:
             return []
-        self.errors += drain(self.popen.stderr.fileno(), closed := [])
-        if closed or self.status is not None:
-            if closed:
-                self.popen.stderr.close()
-                self.popen.stderr = None
-            if self.errors and not self.errors.endswith(b"\n"):
-                self.errors += b"\n"
-        *lines, self.errors = self.errors.split(b"\n")
+        self.line += drain(self.errors.fileno(), closed := [])
+        if closed:
+            self.errors.close()
+            self.errors = None
+        if (closed or self.status is not None) and self.line and not self.line.endswith(b"\n"):
+            self.line += b"\n"
+        *lines, self.line = self.line.split(b"\n")
         return [printable(line.decode(errors="replace")) for line in lines]
 
 
@@ -290,7 +297,7 @@ def drain(fd, closed=None):
 def record(words, file, quiet):
     """Run a program to its end, write into a file what it waited in, and return its exit status."""
     records, lost, log = [], 0, []
-    program = Program(words, capture=quiet, terminal=True)
+    program = Program(words, capture=quiet)
     while program.status is None:
         program.wait(PERIOD)
         log += [(time.monotonic_ns(), line) for line in program.read_log()]
@@ -324,6 +331,55 @@ def record(words, file, quiet):
         spans = sum(len(lane.spans) for lane in story.shown())
         say(f"{spans} waits are in {file}; {NO_MEASUREMENT}")
     return program.status
+
+
+def show(words):
+    """Run a program to its end, show what it waits in, and return its exit status."""
+    from live_view import View
+
+    story, log = Story(), collections.deque(maxlen=LOG_LINES)
+    program = Program(words, capture=True, live=True)
+    with View(story, " ".join(words)) as view:
+        drawn = 0.0
+        while program.status is None:
+            program.wait(PERIOD)
+            log += program.read_log()
+            for told in program.read():
+                story.add(*told)
+            if time.monotonic() >= drawn + REDRAW:
+                try:
+                    view.draw(list(log))
+                except OSError:  # the terminal has gone, and SIGHUP will come
+                    break
+                drawn = time.monotonic()
+            if program.suspended:
+                program.suspended = False
+                view.hide()
+                os.killpg(program.pid, signal.SIGSTOP)
+                os.kill(os.getpid(), signal.SIGSTOP)
+                os.killpg(program.pid, signal.SIGCONT)
+                view.show()
+    while program.status is None:
+        program.wait(PERIOD)
+    log += program.read_log()
+    for line in log:
+        print(line, file=sys.stderr)
+    seconds = (program.ended - program.begun) / 1e9
+    say(f"{words[0]} ended with status {program.status} after {seconds:.0f} seconds; {NO_MEASUREMENT}")
+    return program.status
+
+
+def why_not_live():
+    """Return why the live view cannot be had, or ""."""
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        return "no terminal to show it in; --record FILE writes it into a file"
+    if os.environ.get("TERM", "dumb") in ("dumb", "unknown"):
+        return "TERM says that this terminal can only print; --record FILE writes it into a file"
+    try:
+        import rich  # noqa: F401
+    except ImportError:
+        return "the live view needs the package rich: pip install rich; --record FILE does without"
+    return ""
 
 
 def as_json(words, story, ended):
@@ -403,6 +459,10 @@ def main():
         except OSError as error:
             sys.exit(f"watch.py: cannot write {args.record}: {error.strerror or error}")
         status = record(words, args.record, args.quiet)
+    elif why := why_not_live():
+        sys.exit(f"watch.py: {why}")
+    else:
+        status = show(words)
     sys.exit(status if status >= 0 else 128 - status)
 
 

@@ -200,10 +200,8 @@ def moved(way, sock, data, size):
         return ()
     with memoryview(data) as view, view.cast("B") as flat:
         start = bytes(flat[: min(size, 4 * MOST_TEXT)])
-    # The records of TLS begin with their kind and version.
-    text = (
-        "(encrypted)" if start[:2] in (b"\x16\x03", b"\x17\x03", b"\x15\x03") else safe(start.decode(errors="replace"))
-    )
+    is_tls = start[0] in range(20, 24) and start[1:2] == b"\x03"  # each of its records begins with kind and version
+    text = "(encrypted)" if is_tls else safe(start.decode(errors="replace"))
     return ((way, lane(), now(), peer_of(sock), size, text),)
 
 
@@ -526,11 +524,9 @@ def waits_for(lock, frame):
     if isinstance(thing, (threading.Event, threading.Semaphore, threading.Barrier)):
         return None if is_inner else ("lock", call, f"{call} for the {kind.lower()} {known}")
     if isinstance(thing, threading.Condition):
-        return (
-            ("lock", "acquire", f"the lock of {known}")
-            if is_inner
-            else ("lock", "wait", f"wait on the condition {known}")
-        )
+        if is_inner:
+            return "lock", "acquire", f"the lock of {known}"
+        return "lock", "wait", f"wait on the condition {known}"
     if isinstance(thing, threading.Thread):
         return None
     if frame.f_globals.get("__name__") == "logging":
@@ -609,14 +605,9 @@ def watch_threads():
     bootstrap, join = threading.Thread._bootstrap_inner, threading.Thread.join
 
     def _bootstrap_inner(self):
-        target = getattr(self, "_target", None)
-        arguments = (*getattr(self, "_args", ()), *getattr(self, "_kwargs", {}).values())
-        name = titled(getattr(target, "__name__", self.name), arguments) if target else self.name
-        if (
-            self.name.startswith("ThreadPoolExecutor")
-            or getattr(target, "__module__", "") == "concurrent.futures.thread"
-        ):
-            name = self.name
+        name = getattr(getattr(self, "_target", None), "__name__", "_")
+        # That of a library is no name to be read; and a class with a run() of its own has none.
+        name = self.name if name.startswith("_") else titled(name, (*self._args, *self._kwargs.values()))
         number = thread_lane(f"thread {name}")
         try:
             bootstrap(self)
