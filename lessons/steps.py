@@ -1,5 +1,6 @@
 """The steps of both roads: which version is compared with which, and in which order they are read."""
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,10 +69,10 @@ def files_of(root, folder):
 
 def steps(root=ROOT):
     """All steps of the repository at `root`, in the order of reading. A missing folder is an OSError."""
-    roads = [("main", old, new) for old, new in zip(MAIN_ROAD, MAIN_ROAD[1:], strict=False)]
+    roads = [("main", old, new) for old, new in itertools.pairwise(MAIN_ROAD)]
     roads += [("side", old, new) for old, new in SIDE_ROADS]
     growing = [MAIN_ROAD[-1], *(f"features/{name}" for name in GROWING_ROAD)]
-    roads += [("growing", old, new) for old, new in zip(growing, growing[1:], strict=False)]
+    roads += [("growing", old, new) for old, new in itertools.pairwise(growing)]
     client = f"{MAIN_ROAD[-1]}/client.py"  # on the growing road: the newest that there is before the step
     found = []
     for road, old, new in roads:
