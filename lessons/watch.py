@@ -98,8 +98,12 @@ class Story:
         elif lane := self.lanes.get(number):
             getattr(self, word)(lane, *record)
 
-    def lost_(self, number):
+    def lost_(self, number, process, when):
         self.lost += number
+        for lane in self.lanes.values():  # nobody knows in what they wait now
+            if lane.process == process:
+                while lane.open:
+                    lane.end(when)
 
     def gone_(self, process, when):
         for lane in self.lanes.values():
@@ -365,7 +369,8 @@ def show(words):
     for line in log:
         print(line, file=sys.stderr)
     seconds = (program.ended - program.begun) / 1e9
-    say(f"{words[0]} ended with status {program.status} after {seconds:.0f} seconds; {NO_MEASUREMENT}")
+    how = f"with status {program.status}" if program.status >= 0 else f"by {signal.Signals(-program.status).name}"
+    say(f"{words[0]} ended {how} after {seconds:.0f} seconds; {NO_MEASUREMENT}")
     return program.status
 
 

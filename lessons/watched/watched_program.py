@@ -18,11 +18,12 @@ What is told are records, tuples that begin with one of these words:
     came, LANE, time, peer, bytes, text         what was received
     sent, LANE, time, peer, bytes, text         what was sent
     line, LANE, time, text                      a line of the log
-    lost, number                                so many records could not be told, as nobody read them
+    lost, number, process, time                 so many records could not be told, as nobody read them
 
 Times are those of `time.monotonic_ns`, which is the same for all processes of a machine.
 """
 
+import atexit
 import builtins
 import fcntl
 import functools
@@ -67,10 +68,11 @@ lost = 0
 def tell(*records):
     """Write records into the pipe, all of them or, if it is full, none. It never waits and never raises OSError."""
     global lost, pipe
-    if pipe is None:
+    if pipe is None or not (records or lost):
         return
+    count = len(records)
     if lost:
-        records = ("lost", lost), *records
+        records = ("lost", lost, pid_of(), now()), *records
     data = b"".join([SIZE.pack(len(record)) + record for record in map(marshal.dumps, records)])
     try:
         status = fstat(pipe)
@@ -82,7 +84,7 @@ def tell(*records):
         write(pipe, data)
         lost = 0
     except BlockingIOError:
-        lost += len(records)
+        lost += count
     except OSError:
         pipe = None  # nobody watches any more
 
@@ -1005,4 +1007,5 @@ def begin(descriptor):
     watch_forks()
     watch_threads()
     hide_frames()
+    atexit.register(tell)  # what was lost in the end
     first_lane[:] = thread_lane("MainThread"), pid_of()
