@@ -99,8 +99,8 @@ class Recording:
         assert all(0 <= line["at"] <= data["took"] for line in data["log"])
 
 
-# Known programs with known waits. Each of these is certain, however busy the machine is: its own time-out ends it, or it
-# is told of even if it is short.
+# Known programs with known waits. Each of these is certain, however busy the machine is: its own time-out ends it, or
+# it is told of even if it is short.
 
 
 def test_threads(record):
@@ -735,13 +735,27 @@ def test_a_file_is_replaced_as_a_whole(record, scratch):
 # The live view
 
 
+SECOND_SCREEN_ON, SECOND_SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"
+
+
 class Screen:
     """The screen of a program on a terminal of 80 x 24."""
 
     def __init__(self, child):
         pyte = pytest.importorskip("pyte")
         self.child, self.screen = child, pyte.Screen(80, 24)
-        self.stream = pyte.ByteStream(self.screen)
+        self.stream, self.unfinished = pyte.ByteStream(self.screen), b""
+
+    def _feed(self, data):
+        """Show the data. pyte knows nothing of the second screen, after which there is the first one again."""
+        *parts, last = (self.unfinished + data).split(SECOND_SCREEN_OFF)
+        for part in parts:
+            self.stream.feed(part)
+            self.screen.reset()
+        start = last.rfind(b"\x1b")
+        cut = start if start >= 0 and SECOND_SCREEN_OFF.startswith(last[start:]) else len(last)
+        self.stream.feed(last[:cut])
+        self.unfinished = last[cut:]
 
     def text(self):
         return "\n".join(self.screen.display)
@@ -752,7 +766,7 @@ class Screen:
 
         def shows():
             with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
-                self.stream.feed(self.child.read_nonblocking(1 << 16, 0.1))
+                self._feed(self.child.read_nonblocking(1 << 16, 0.1))
             return re.search(pattern, self.text(), re.MULTILINE)
 
         found = wait_until(shows)
@@ -773,9 +787,14 @@ def live(terminal, adopt):
     return start
 
 
-def settings(child):
-    """How a terminal is set."""
-    return termios.tcgetattr(child.child_fd)
+def settings_at_first():
+    """How a terminal is set at its beginning."""
+    ends = os.openpty()
+    try:
+        return termios.tcgetattr(ends[0])
+    finally:
+        for end in ends:
+            os.close(end)
 
 
 def test_the_live_view(live):
@@ -806,17 +825,17 @@ def test_the_terminal_is_left_in_order(live, scratch):
     """Its settings, its cursor, and the screen that was there before, also if the program fails."""
     (scratch / "program.py").write_text(f"import time; time.sleep(0.5); {'x' * 300}")
     child, _ = live(scratch / "program.py")
-    before, seen = settings(child), b""
+    seen = b""
     with contextlib.suppress(pexpect.EOF):
         while True:
             seen += child.read_nonblocking(1 << 16, 60)
     assert child.wait() == 1
-    for on, off in ((b"\x1b[?1049h", b"\x1b[?1049l"), (b"\x1b[?25l", b"\x1b[?25h")):
+    for on, off in ((SECOND_SCREEN_ON, SECOND_SCREEN_OFF), (b"\x1b[?25l", b"\x1b[?25h")):
         assert seen.count(on) == seen.count(off) >= 1
         assert seen.rindex(on) < seen.rindex(off)
-    rest = seen.rpartition(b"\x1b[?1049l")[2]
+    rest = seen.rpartition(SECOND_SCREEN_OFF)[2]
     assert b"NameError" in rest and b"ended with status 1" in rest
-    assert settings(child) == before
+    assert termios.tcgetattr(child.child_fd) == settings_at_first()
 
 
 def test_more_lanes_than_lines(live):
