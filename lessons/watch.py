@@ -31,6 +31,7 @@ PIPE_SIZE = 1 << 20  # bytes that the program may be ahead of us; Linux alone le
 PERIOD = 0.05  # seconds between two looks into the pipe. Who waited in a read would be woken at each record
 REDRAW = 0.25  # seconds between two pictures of the live view
 LOG_LINES = 20  # of the log that are printed when the live view ends
+MATCHING = 100  # characters by which a line of the log is known again
 MOST_RECORDS = 2_000_000  # that are kept for a recording: some hundred MB
 SIZE = struct.Struct("=H")
 PASSED_ON = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
@@ -318,10 +319,10 @@ def record(words, file, quiet):
         story.add(*told)
     story.lost += lost
     story.end(program.ended)
-    told = collections.Counter(line for _, line in story.log)
+    told = collections.Counter(line[:MATCHING] for _, line in story.log)
     for when, line in log:  # what was not written by the program's own Python, and so not told of
-        if told[line]:
-            told[line] -= 1
+        if told[line[:MATCHING]]:
+            told[line[:MATCHING]] -= 1
         else:
             story.log.append((when, line))
     with replacing(file) as stream:
@@ -439,7 +440,8 @@ def replacing(path):
 
 def say(text):
     """Tell whoever started this, in one line."""
-    print(f"watch.py: {text}", file=sys.stderr, flush=True)
+    if sys.stderr:
+        print(f"watch.py: {text}", file=sys.stderr, flush=True)
 
 
 def main():

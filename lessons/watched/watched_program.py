@@ -47,6 +47,7 @@ import time
 import weakref
 
 MOST_TEXT = 80  # characters of what is said and of what is waited for
+MOST_LINE = 400  # bytes of a line of the log
 HIGHEST = 4096  # the pipe's descriptor is below this, and above all that the program gets: it is to notice nothing
 SIZE = struct.Struct("=H")  # goes before each record
 LIBRARY = os.path.dirname(os.__file__) + os.sep
@@ -66,27 +67,43 @@ lost = 0
 
 
 def tell(*records):
-    """Write records into the pipe, all of them or, if it is full, none. It never waits and never raises OSError."""
+    """Write records into the pipe; if it is full, count them as lost. It never waits, and never raises an OSError."""
     global lost, pipe
     if pipe is None or not (records or lost):
         return
     count = len(records)
     if lost:
         records = ("lost", lost, pid_of(), now()), *records
-    data = b"".join([SIZE.pack(len(record)) + record for record in map(marshal.dumps, records)])
+    parts = [SIZE.pack(len(record)) + record for record in map(marshal.dumps, records)]
+    data = b"".join(parts)
     try:
         status = fstat(pipe)
         if (status.st_dev, status.st_ino) != identity:
             raise BrokenPipeError
-        # As short as this it is written as a whole or not at all, whoever else writes.
-        if len(data) > select.PIPE_BUF:
-            raise BlockingIOError
-        write(pipe, data)
+        # As short as this it is written as a whole or not at all, whoever else writes. Each record is.
+        for part in [data] if len(data) <= select.PIPE_BUF else parts:
+            write(pipe, part)
         lost = 0
     except BlockingIOError:
         lost += count
     except OSError:
         pipe = None  # nobody watches any more
+
+
+def harmless(otherwise):
+    """Have a function that only describes things return this, rather than harm the program with an error."""
+
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapper(*args, **options):
+            try:
+                return function(*args, **options)
+            except Exception:  # the things are the program's, and may do anything when they are looked at
+                return otherwise
+
+        return wrapper
+
+    return decorate
 
 
 def lane():
@@ -145,6 +162,7 @@ def other_end(sock, preposition):
     return f" {preposition} {peer_of(sock) or ('a socket pair' if pair else 'somebody who has gone')}"
 
 
+@harmless("")
 def peer_among(values):
     """Return the address of the first one that has a peer, or of which an attribute has one, or ""."""
     for value in values:
@@ -196,11 +214,12 @@ class Waiting:
         tell(("went", self.lane, now()), *self.after)
 
 
+@harmless(())
 def moved(way, sock, data, size):
     """Return the record of bytes that came or were sent, as a tuple that is empty if there is nothing to tell."""
     if not size or sock.family not in (socket.AF_INET, socket.AF_INET6):
         return ()
-    with memoryview(data) as view, view.cast("B") as flat:
+    with memoryview(data) as view, view.cast("B") as flat:  # or nobody could change the length of a bytearray
         start = bytes(flat[: min(size, 4 * MOST_TEXT)])
     is_tls = start[0] in range(20, 24) and start[1:2] == b"\x03"  # each of its records begins with kind and version
     text = "(encrypted)" if is_tls else safe(start.decode(errors="replace"))
@@ -308,7 +327,11 @@ def watch_sockets():
         buffers = list(buffers)
 
         def told(result):
-            return moved("sent", self, b"".join(buffers)[:result], result)
+            start = b""
+            for buffer in buffers:  # asyncio hands over all that is unsent
+                if len(start) < 4 * MOST_TEXT:
+                    start += bytes(memoryview(buffer).cast("B")[: 4 * MOST_TEXT])
+            return moved("sent", self, start[:result], result)
 
         if not waits(self, args[1] if len(args) > 1 else 0):
             result = original(self, buffers, *args)
@@ -493,18 +516,18 @@ def watch_selects():
 # Locks and queues
 
 
+@harmless("")
 def name_of(thing, frame):
     """Return the name under which a function knows a thing, or ""."""
-    for key, value in frame.f_locals.items():
-        if value is thing:
-            return key
     me = frame.f_locals.get("self")
-    for key, value in (*getattr(me, "__dict__", {}).items(), *frame.f_globals.items()):
-        if value is thing:
-            return key
+    for known in (frame.f_locals, getattr(me, "__dict__", {}), frame.f_globals):
+        for key, value in list(known.items()):  # another thread may change it meanwhile
+            if value is thing:
+                return key
     return ""
 
 
+@harmless(("lock", "acquire", "a lock"))
 def waits_for(lock, frame):
     """Return state, call and what of a wait for a lock; or None, if it is the inner affair of a library's thing."""
     calls = []
@@ -750,7 +773,7 @@ class Log(io.FileIO):
         *lines, self.rest = (self.rest + bytes(data)[: size or 0]).split(b"\n")
         self.rest = self.rest[-4096:]
         for line in lines:
-            tell(("line", lane(), when, line.decode(errors="replace")[:200]))
+            tell(("line", lane(), when, line[:MOST_LINE].decode(errors="replace")))
         return size
 
 
@@ -827,6 +850,7 @@ def main_lane():
 asyncio_is_watched = False
 
 
+@harmless(None)
 def watch_asyncio():
     """Wrap asyncio's loop as soon as there is one: a loop makes a selector, which comes here."""
     global asyncio_is_watched
@@ -933,6 +957,7 @@ def frame_of(coroutine):
     return None
 
 
+@harmless("await")
 def awaited(task):
     """Return what a task awaits, in the words of the program's own source: await client.reader.read."""
     frames, coroutine = [], task.get_coro()
@@ -973,12 +998,13 @@ def await_text(code, instruction):
 
 def hide_frames():
     """Have a traceback show the program's own frames alone."""
-    original = sys.excepthook
+    original, original_of_threads = sys.excepthook, threading.excepthook
 
-    def hook(kind, error, traceback):
+    @harmless(None)
+    def hide(error):
         errors, seen = [error], []
         while errors:
-            if (one := errors.pop()) is None or one in seen:
+            if (one := errors.pop()) is None or any(one is other for other in seen):
                 continue
             seen.append(one)
             errors += one.__cause__, one.__context__
@@ -987,9 +1013,16 @@ def hide_frames():
                 while frame.tb_next and frame.tb_next.tb_frame.f_code.co_filename.startswith(HERE):
                     frame.tb_next = frame.tb_next.tb_next
                 frame = frame.tb_next
+
+    def hook(kind, error, traceback):
+        hide(error)
         original(kind, error, traceback)
 
-    sys.excepthook = hook
+    def hook_of_threads(args):
+        hide(args.exc_value)
+        original_of_threads(args)
+
+    sys.excepthook, threading.excepthook = hook, hook_of_threads
 
 
 def begin(descriptor):
