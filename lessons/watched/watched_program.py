@@ -513,6 +513,46 @@ def watch_selects():
             selector._selector_cls = getattr(select, call)
 
 
+# io_uring
+
+IO_URING_ENTER = 426  # the number of the system call, on most processors
+
+
+class Syscall:
+    """The function syscall of the C library, as ctypes gives it: by that alone a program of Python has io_uring."""
+
+    def __init__(self, function):
+        object.__setattr__(self, "function", function)
+
+    def __getattr__(self, name):
+        return getattr(self.function, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.function, name, value)
+
+    def __call__(self, *args):
+        if len(args) < 4 or args[0] != IO_URING_ENTER or not args[3]:
+            return self.function(*args)
+        with Waiting("completion", "io_uring_enter", f"io_uring for {count_of(args[3], 'operation')}"):
+            return self.function(*args)
+
+
+def watch_io_uring():
+    """Wrap that function wherever a library is asked for it."""
+    try:
+        import ctypes
+    except ImportError:
+        return
+    original = ctypes.CDLL.__getitem__
+
+    @functools.wraps(original)
+    def __getitem__(self, name):
+        function = original(self, name)
+        return Syscall(function) if name == "syscall" else function
+
+    ctypes.CDLL.__getitem__ = __getitem__
+
+
 # Locks and queues
 
 
@@ -1035,6 +1075,8 @@ def begin(descriptor):
     status = os.fstat(pipe)
     identity = status.st_dev, status.st_ino
     watch_selects()
+    if sys.platform == "linux":
+        watch_io_uring()
     watch_sockets()
     watch_files()
     watch_forks()
