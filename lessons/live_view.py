@@ -1,5 +1,6 @@
 """What watch.py shows in the terminal: a line for each lane, and the last lines of the log."""
 
+import collections
 import contextlib
 import os
 import termios
@@ -77,14 +78,14 @@ class View:
     def parts(self, now, log):
         """Return what is on the screen, from top to bottom: never more lines than it has."""
         width, height = self.console.size
-        lanes = self.story.shown()
+        first, *others = self.story.shown() or [None]
         lines = max(0, min(LINES, height - 8))
-        room = max(1, height - lines - 6)
-        hidden = 0
-        if len(lanes) > room:
-            hidden = len(lanes) - room + 1
-            latest = sorted(lanes, key=lambda lane: lane.open[-1][0] if lane.open else now)[hidden:]
-            lanes = [lane for lane in lanes if lane in latest]
+        room = max(1, height - lines - 7)
+        hidden = max(0, len(others) - room)
+        if hidden:
+            latest = sorted(others, key=lambda lane: lane.open[-1][0] if lane.open else now)[hidden:]
+            others = [lane for lane in others if lane in latest]
+        lanes = [first, *others] if first else []
         ago = (now - self.begun) // SECOND
         yield Text(f"{self.title}   {ago // 60}:{ago % 60:02}   Ctrl-C ends it", style="bold", no_wrap=True)
         cells = max(10, min(40, (width - 64) // 2 * 2))
@@ -133,26 +134,30 @@ def strip_of(lane, now, cells, seen):
 
     What came and was sent is shown in any case, since it takes no time.
     """
-    spans = [*lane.spans, *((start, now, *wait) for start, *wait in lane.open[-1:])]
     length = SECONDS * SECOND // cells
     # The parts have fixed places in time, so that nothing flickers.
     last = now // length
-    for part in range(last - cells + 1, last + 1):
-        start, end = part * length, min((part + 1) * length, now)
-        if end <= lane.born or (lane.died is not None and start >= lane.died):
+    parts = range(last - cells + 1, last + 1)
+    times, ways = collections.defaultdict(collections.Counter), collections.defaultdict(set)
+    for begun, ended, state, *_ in (*lane.spans, *((start, now, *wait) for start, *wait in lane.open[-1:])):
+        for part in range(max(begun // length, parts[0]), min(ended // length, last) + 1):
+            times[part][state] += min(ended, (part + 1) * length) - max(begun, part * length)
+    for when, way, *_ in lane.messages:
+        ways[when // length].add(way)
+    born = lane.born
+    if len(lane.spans) == lane.spans.maxlen:  # what was before is forgotten
+        born = lane.spans[0][0]
+    for part in parts:
+        start, end = max(part * length, born), min((part + 1) * length, now, lane.died or now)
+        if start >= end:
             yield " ", ""
             continue
-        start, end = max(start, lane.born), min(end, lane.died or end)
-        times = {}
-        for begun, ended, state, *_ in spans:
-            if begun < end and ended > start:
-                times[state] = times.get(state, 0) + min(ended, end) - max(begun, start)
-        times[None] = end - start - sum(times.values())
-        most = max(times, key=times.get)
-        ways = {way for when, way, *_ in lane.messages if start <= when < end}
+        times[part][None] = end - start - times[part].total()
+        ((most, _),) = times[part].most_common(1)
         if most:
             seen.add(most)
-        yield (SENT if "out" in ways else CAME if "in" in ways else STATES[most] if most else RUNS)[:2]
+        way = SENT if "out" in ways[part] else CAME if "in" in ways[part] else None
+        yield (way or (STATES[most] if most else RUNS))[:2]
 
 
 def duration(nanoseconds):

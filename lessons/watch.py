@@ -31,6 +31,7 @@ PIPE_SIZE = 1 << 20  # bytes that the program may be ahead of us; Linux alone le
 PERIOD = 0.05  # seconds between two looks into the pipe. Who waited in a read would be woken at each record
 REDRAW = 0.25  # seconds between two pictures of the live view
 LOG_LINES = 20  # of the log that are printed when the live view ends
+MOST_SHOWN = 50_000  # waits of a lane that the live view keeps: some ten MB
 MATCHING = 100  # characters by which a line of the log is known again
 MOST_RECORDS = 2_000_000  # that are kept for a recording: some hundred MB
 SIZE = struct.Struct("=H")
@@ -43,12 +44,13 @@ NO_MEASUREMENT = "the times are those of a watched program, and no measurement"
 class Lane:
     """A thread, a task, an event loop or a process."""
 
-    def __init__(self, name, kind, process, born):
+    def __init__(self, name, kind, process, born, most=None):
+        """`most`: how many waits and messages are kept, the latest."""
         self.name, self.kind, self.process = name, kind, process
         self.born, self.died = born, None
         self.open = []  # what it waits in: [start, state, call, what]; a signal's handler may wait in a wait
-        self.spans = collections.deque()  # what it waited in: (start, end, state, call, what)
-        self.messages = collections.deque()  # what it received and sent: (time, way, peer, bytes, text)
+        self.spans = collections.deque(maxlen=most)  # what it waited in: (start, end, state, call, what)
+        self.messages = collections.deque(maxlen=most)  # what it received and sent: (time, way, peer, bytes, text)
 
     def begin(self, when, *wait):
         """Note that it waits."""
@@ -77,7 +79,9 @@ class Lane:
 class Story:
     """What the program told so far: the records of watched_program.py, put together. Times are in nanoseconds."""
 
-    def __init__(self):
+    def __init__(self, most=None):
+        """`most`: how many waits and messages of a lane are kept."""
+        self.most = most
         self.start = time.monotonic_ns()  # until the program begins
         self.lanes = {}  # number: lane, in the order of their appearance
         self.log = []  # (time, line)
@@ -95,7 +99,7 @@ class Story:
                 self.begun, self.start = True, when
             if number in self.lanes:  # the system has used a process's number again
                 self.lanes[object()] = self.lanes.pop(number)
-            self.lanes[number] = Lane(name, kind, process, when)
+            self.lanes[number] = Lane(name, kind, process, when, self.most)
         elif lane := self.lanes.get(number):
             getattr(self, word)(lane, *record)
 
@@ -342,7 +346,7 @@ def show(words):
     """Run a program to its end, show what it waits in, and return its exit status."""
     from live_view import View
 
-    story, log = Story(), collections.deque(maxlen=LOG_LINES)
+    story, log = Story(MOST_SHOWN), collections.deque(maxlen=LOG_LINES)
     program = Program(words, capture=True, live=True)
     with View(story, " ".join(words)) as view:
         drawn = 0.0
@@ -367,11 +371,12 @@ def show(words):
     while program.status is None:
         program.wait(PERIOD)
     log += program.read_log()
-    for line in log:
-        print(line, file=sys.stderr)
     seconds = (program.ended - program.begun) / 1e9
     how = f"with status {program.status}" if program.status >= 0 else f"by {signal.Signals(-program.status).name}"
-    say(f"{words[0]} ended {how} after {seconds:.0f} seconds; {NO_MEASUREMENT}")
+    with contextlib.suppress(OSError):  # the terminal has gone
+        for line in log:
+            print(line, file=sys.stderr)
+        say(f"{words[0]} ended {how} after {seconds:.0f} seconds; {NO_MEASUREMENT}")
     return program.status
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import socket
 import stat
@@ -737,7 +739,6 @@ def test_a_file_is_replaced_as_a_whole(record, scratch):
 
 # The live view
 
-
 SECOND_SCREEN_ON, SECOND_SCREEN_OFF = b"\x1b[?1049h", b"\x1b[?1049l"
 
 
@@ -863,3 +864,73 @@ def test_where_it_cannot_be_shown(how, says, terminal):
     child = terminal(words, cwd=str(ROOT), env={"TERM": "dumb" if how == "dumb" else "xterm"})
     child.expect(rf"\Awatch\.py: .*{says}.*\r\n")
     child.expect(pexpect.EOF)
+
+
+def test_the_strip():
+    """What a lane did for most of each part of the last ten seconds, the oldest first."""
+    pytest.importorskip("rich")
+    lessons = str(ROOT / "lessons")
+    code = textwrap.dedent("""
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from live_view import duration, strip_of
+        from watch import Lane
+
+        second, seen = 10**9, set()
+        lane = Lane("thread", "thread", 1, 102 * second)
+        lane.begin(103 * second, "receive", "recv", "recv")
+        lane.end(int(105.2 * second))
+        lane.messages.append((int(105.1 * second), "in", "peer", 6, "hello"))
+        lane.begin(int(105.3 * second), "send", "send", "send")
+        lane.begin(int(106.6 * second), "sleep", "sleep", "a signal's handler")
+        lane.end(int(107.8 * second))
+        lane.end(int(107.9 * second))
+        lane.begin(int(108.2 * second), "lock", "acquire", "lock")
+        print(*(sign for sign, _ in strip_of(lane, int(109.9 * second), 10, seen)), sep="")
+        lane.die(int(108.5 * second))
+        print(*(sign for sign, _ in strip_of(lane, int(109.9 * second), 10, seen)), sep="")
+        print(*sorted(seen))
+        print(duration(7_000_000), duration(3.44 * second), duration(11.6 * second), duration(700 * second), sep="|")
+    """)
+    done = subprocess.run([sys.executable, "-c", code, lessons], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines() == [
+        "  #rr<szll",
+        "  #rr<szl ",
+        "lock receive send sleep",
+        "7 ms|3.4 s|12 s|11 m",
+    ], done.stderr
+
+
+def test_ctrl_z(terminal, scratch):
+    """Both stop, the shell has its terminal meanwhile, and both go on."""
+    if not shutil.which("bash"):
+        pytest.skip("bash is not installed")
+    pytest.importorskip("rich")
+    (scratch / "program.py").write_text(
+        textwrap.dedent("""
+        import signal, time
+        signal.signal(signal.SIGCONT, lambda *_: print("goes on", flush=True))
+        print("begun", flush=True)
+        while True:
+            time.sleep(0.05)
+        """)
+    )
+    shell = terminal(
+        [shutil.which("bash"), "--norc", "--noediting", "-i"],
+        env={"PS1": "prompt> ", "TERM": "xterm"},
+        cwd=str(scratch),
+    )
+    for options in ([], ["--record", "recording.json"]):
+        shell.expect_exact("prompt> ")
+        shell.sendline(shlex.join([*WATCH, *options, "program.py"]))
+        shell.expect_exact("begun")
+        shell.send("\x1a")
+        shell.expect("Stopped")
+        shell.expect_exact("prompt> ")
+        shell.sendline("ps -o stat=,args= | grep '[p]rogram.py' | cut -c1; stty -a | grep -o '[-]*echo '")
+        shell.expect_exact("T\r\nT\r\necho \r\n")
+        shell.expect_exact("prompt> ")
+        shell.sendline("fg")
+        shell.expect_exact("goes on")  # the terminal is theirs again
+        shell.sendintr()
+        shell.expect("no measurement")
