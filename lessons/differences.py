@@ -57,60 +57,59 @@ def parts_of(source):
 
     header         all before the first class or function: docstring, imports, constants
     Class          the head of a class, up to its first method
-    Class.method   a method; comments and decorators above it belong to it
+    Class.method   a method, with comments and decorators above it, and what else stands below it in the class
     function
     constants      statements between classes and functions, with the comments above them: those below the banner
     end            what stands after the last class or function
+
+    What would have the key of a part further up has a number behind it: `constants 2`. SyntaxError if it is no Python.
     """
     lines = source.split("\n")
-    keys = [None] * (len(lines) + 1)  # of each line, counted from 1; None: it belongs to what comes after it
-
-    def claim(nodes, key_of, start, stop):
-        """Give each line from start on to a node; blank lines and comments go to the next node."""
-        for node in nodes:
-            last = node.end_lineno
-            key = key_of(node)
-            keys[start : last + 1] = [key] * (last + 1 - start)
-            if isinstance(node, ast.ClassDef):
-                top = min([node.lineno, *(each.lineno for each in node.decorator_list)])
-                methods = [each for each in node.body if isinstance(each, FUNCTIONS)]
-                if methods:
-                    inner = top + 1
-                    for each in node.body:
-                        inner_key = f"{node.name}.{each.name}" if isinstance(each, FUNCTIONS) else node.name
-                        keys[inner : each.end_lineno + 1] = [inner_key] * (each.end_lineno + 1 - inner)
-                        inner = each.end_lineno + 1
-                    # The class's own line may be several, if its bases are; they are above its first statement.
-                    body = min([node.body[0].lineno, *(d.lineno for d in getattr(node.body[0], "decorator_list", []))])
-                    for number in range(top, body):
-                        if lines[number - 1].strip() and not lines[number - 1].lstrip().startswith("#"):
-                            keys[number] = node.name
-            start = last + 1
-        keys[start:stop] = ["end"] * (stop - start)
-
+    places = []  # (number of the last line, key), in order: what is above it, up to the one before, belongs to it
     body = ast.parse(source).body
     named = [node for node in body if isinstance(node, (*FUNCTIONS, ast.ClassDef))]
-    first, last = (named[0].lineno, named[-1].lineno) if named else (len(lines) + 1, 0)
-
-    def key_of(node):
+    for node in body:
         if node in named:
-            return node.name
-        return "header" if node.lineno < first else "end" if node.lineno > last else "constants"
-
-    claim(body, key_of, 1, len(lines) + 1)
+            places += places_in_class(node) if isinstance(node, ast.ClassDef) else [(node.end_lineno, node.name)]
+        elif named:
+            before, after = node.lineno < named[0].lineno, node.lineno > named[-1].lineno
+            places.append((node.end_lineno, "header" if before else "end" if after else "constants"))
+    places.append((len(lines), "end" if named else "header"))
     banner = next((at for at, line in enumerate(lines, 1) if line.startswith(BANNER)), len(lines) + 1)
-    parts = {}
-    for number in range(1, len(lines) + 1):
-        key, line = keys[number], lines[number - 1]
-        if key not in parts:
-            if not line.strip():
-                continue  # a part begins with its first line that is not blank
-            parts[key] = Part(key, number, [], number < banner - 1)
-        parts[key].lines.append(line)
+    parts, number = {}, 0
+    part = previous = None
+    for last, name in places:
+        if name != previous:
+            part = None
+        while number < last:
+            number += 1
+            line = lines[number - 1]
+            if part is None and line.strip():  # a part begins with its first line that is not blank
+                count = sum(key.partition(" ")[0] == name for key in parts)
+                key = f"{name} {count + 1}" if count else name
+                part = parts[key] = Part(key, number, [], number < banner - 1)
+                previous = name
+            if part is not None:
+                part.lines.append(line)
     for part in parts.values():
-        while part.lines and not part.lines[-1].strip():
+        while not part.lines[-1].strip():
             part.lines.pop()
     return list(parts.values())
+
+
+def places_in_class(node):
+    """Where the parts of a class end: (number of the last line, key)."""
+    methods = [each for each in node.body if isinstance(each, FUNCTIONS)]
+    if not methods:
+        return [(node.end_lineno, node.name)]
+    first = node.body[0]
+    # The line `class ...:` is the class's, even if a method comes at once: up to it, or to its decorators.
+    head = min([first.lineno, *(each.lineno for each in getattr(first, "decorator_list", ()))]) - 1
+    places, key = [(head, node.name)], node.name
+    for each in node.body:
+        key = f"{node.name}.{each.name}" if isinstance(each, FUNCTIONS) else key
+        places.append((each.end_lineno, key))
+    return places
 
 
 def whole(source):
@@ -182,9 +181,10 @@ WORD = re.compile(r"\w+|\s+|[^\w\s]")
 class Row:
     """A line as it is shown, with the older version at the left and the newer one at the right.
 
-    `kind` is `same`, `indent` (only the space at its start differs), `changed`, `removed` or `added`. `old` and `new`
-    are the numbers of the lines in their files, counted from 1, or None. `words` are the two lists of (start, end) in
-    the lines that changed. `elsewhere` is the key of the hunk in which a line that has moved is in the other version.
+    `kind` is `same`, `indent` (only the space at its start differs), `changed`, `replaced` (two lines that are not
+    alike, and stand beside each other to save room), `removed` or `added`. `old` and `new` are the numbers of the lines
+    in their files, counted from 1, or None. `words` are the two lists of (start, end) in the lines that changed.
+    `elsewhere` is the key of the hunk in which a line that has moved is in the other version.
     """
 
     kind: str
@@ -243,21 +243,39 @@ def rows_of_hunk(hunk, side, moved):
     old, new, pairs = side
     raw_old, raw_new = ((part.lines if part else []) for part in (hunk.old, hunk.new))
     first_old, first_new = ((part.first if part else 0) for part in (hunk.old, hunk.new))
+    gone, came = [], []  # what has no partner since the last row that has one
+
+    def replaced():
+        """Put what has gone beside what came, but for what has moved."""
+        here = [at for at in gone if ("old", hunk.key, at) not in moved]
+        there = [to for to in came if ("new", hunk.key, to) not in moved]
+        beside = dict(zip(here, there, strict=False))
+        for at in gone:
+            if at in beside:
+                yield Row("replaced", first_old + at, first_new + beside[at])
+            else:
+                yield Row("removed", first_old + at, None, elsewhere=moved.get(("old", hunk.key, at)))
+        for to in came:
+            if to not in beside.values():
+                yield Row("added", None, first_new + to, elsewhere=moved.get(("new", hunk.key, to)))
+        gone.clear()
+        came.clear()
+
     a = b = 0
     for end_a, end_b in [*pairs, (len(old), len(new))]:
         for at, to in align(
             [None if ("old", hunk.key, at) in moved else old[at] for at in range(a, end_a)],
             [None if ("new", hunk.key, at) in moved else new[at] for at in range(b, end_b)],
         ):
-            at, to = (None if at is None else at + a), (None if to is None else to + b)
             if to is None:
-                elsewhere = moved.get(("old", hunk.key, at))
-                yield Row("removed", first_old + at, None, elsewhere=elsewhere)
+                gone.append(a + at)
             elif at is None:
-                elsewhere = moved.get(("new", hunk.key, to))
-                yield Row("added", None, first_new + to, elsewhere=elsewhere)
+                came.append(b + to)
             else:
+                yield from replaced()
+                at, to = a + at, b + to
                 yield Row("changed", first_old + at, first_new + to, words_of(raw_old[at], raw_new[to]))
+        yield from replaced()
         if (end_a, end_b) != (len(old), len(new)):
             kind = "same" if raw_old[end_a] == raw_new[end_b] else "indent"
             yield Row(kind, first_old + end_a, first_new + end_b)
@@ -321,4 +339,7 @@ def words_of(old, new):
             if marks[side] and line[marks[side][-1][1] : start].isspace():
                 start = marks[side].pop()[0]
             marks[side].append((start, end))
-    return marks
+    return tuple(
+        [(start, start + len(line[start:end].rstrip())) for start, end in each]
+        for line, each in zip((old, new), marks, strict=True)
+    )

@@ -110,7 +110,8 @@ class Document:
             elif token.type == "html_block":
                 token.content = COMMENT.sub("", token.content)
             elif token.type == "inline":
-                self.sections[-1][2].append(plain(token))
+                if tokens[at - 1].type != "heading_open":
+                    self.sections[-1][2].append(plain(token))
                 token.children = self.inline(token.children)
             elif token.type == "fence" and not token.info.startswith("mermaid"):
                 self.sections[-1][2].append(token.content)
@@ -215,8 +216,8 @@ class Diff:
             "word": SIGNS[hunk.state],
             "model": hunk.model,
             "folded": not hunk.needs_note,
-            "added": sum(row.kind in ("added", "changed") for row in rows),
-            "removed": sum(row.kind in ("removed", "changed") for row in rows),
+            "added": sum(row.kind in ("added", "changed", "replaced") for row in rows),
+            "removed": sum(row.kind in ("removed", "changed", "replaced") for row in rows),
             "size": len((hunk.new or hunk.old).lines),
             "was": hunk.old.first if hunk.state == "moved" else None,
             "was_key": hunk.old.key if hunk.state == "moved" and hunk.old.key != hunk.key else None,

@@ -67,10 +67,13 @@ def read(root, path):
     return (root / path).read_text(encoding="utf-8")
 
 
-def hunks_of_pair(root, pair):
-    """The hunks of a pair of files."""
-    old = read(root, pair.old) if pair.old else None
-    return differences.hunks_of(old, read(root, pair.new), pair.name)
+def hunks_between(root, old, new):
+    """The hunks of two files; `old` is None where there is none."""
+    texts = [read(root, path) if path else None for path in (old, new)]
+    try:
+        return differences.hunks_of(*texts, posixpath.basename(new))
+    except SyntaxError as error:
+        raise Unfit([f"{old} or {new} is no Python: {error}"]) from None
 
 
 def check_notes(root=steps.ROOT):
@@ -81,7 +84,7 @@ def check_notes(root=steps.ROOT):
         files.add(file)
         notes = steps.Notes(step, root)
         wrong += notes.wrong
-        hunks = [(pair.name, hunk) for pair in step.pairs for hunk in hunks_of_pair(root, pair)]
+        hunks = [(pair.name, hunk) for pair in step.pairs for hunk in hunks_between(root, pair.old, pair.new)]
         wanted = [(name, hunk.key) for name, hunk in hunks if hunk.needs_note]
         wrong += [f"{file}: {name}: {key}: no note" for name, key in wanted if not notes.found.get((name, key))]
         wrong += [f"{file}: {name}: {key}: no hunk" for name, key in notes.found if (name, key) not in wanted]
@@ -93,14 +96,15 @@ class Site:
     """The site of the repository at `root`: `files` is {path: bytes}, once build() has returned."""
 
     def __init__(self, root=steps.ROOT, need_notes=True):
-        import jinja2  # here, so that --notes needs nothing but CPython
+        import jinja2  # here, as all that is no part of CPython: --notes needs none of it
 
         self.root, self.need_notes = root, need_notes
         self.files, self.wrong, self.index = {}, [], []
         self.steps = steps.steps(root)
         self.versions = steps.versions(root)
         folders = list(dict.fromkeys(folder for step in self.steps for folder in (step.old, step.new)))
-        self.pages = [path for path in (*PAGES[:1], *(f"{at}/README.md" for at in folders), *PAGES[1:])]
+        self.pages = [*PAGES[:1], *(f"{at}/README.md" for at in folders), *PAGES[1:]]
+        self.wrong += [f"{path}: the page is missing" for path in self.pages if not (root / path).is_file()]
         self.pages = [path for path in self.pages if (root / path).is_file()]
         self.code = [f"{at}/{name}" for at in folders for name in steps.files_of(root, at)]
         for at in FOLDERS:
@@ -233,6 +237,8 @@ class Site:
         """Make all files. Unfit says what is wrong."""
         if self.need_notes and (wrong := check_notes(self.root)):
             raise Unfit(wrong)
+        if self.wrong:
+            raise Unfit(self.wrong)
         for path in sorted((HERE / "assets").iterdir()):
             self.files[f"assets/{path.name}"] = path.read_bytes()
         for path in self.pages:
@@ -322,10 +328,8 @@ class Site:
 
         key = old, new
         if key not in self.diffs:
-            texts = [read(self.root, path) if path else None for path in (old, new)]
-            hunks = differences.hunks_of(*texts, posixpath.basename(new))
-            rows = differences.rows_of(hunks)
-            self.diffs[key] = hunks, rows
+            hunks = hunks_between(self.root, old, new)
+            self.diffs[key] = hunks, differences.rows_of(hunks)
         hunks, rows = self.diffs[key]
         notes = {key: self.document(source, text, out).html for key, text in (notes or {}).items()}
         made = render.Diff(hunks, rows, self.lines(old) if old else [], self.lines(new), notes, prefix)
@@ -400,7 +404,10 @@ class Site:
         """The whole course on one page, in its order, to be printed."""
         out = "course.html"
         chosen = {
-            0: [step for step in self.steps if any(pair.name == "sketch.py" for pair in step.pairs)],
+            0: sorted(
+                (step for step in self.steps if any(pair.name == "sketch.py" for pair in step.pairs)),
+                key=lambda step: step.new == "process_per_client",  # the last one, as README.md has it
+            ),
             1: [step for step in self.steps if step.road == "main"],
             2: [step for step in self.steps if step.road == "side"],
             3: [step for step in self.steps if step.road == "growing"],
@@ -465,7 +472,7 @@ class Site:
 def short(path):
     """What a page is called in the side bar."""
     names = {
-        "README.md": "One chat, many ways to wait",
+        "README.md": "start page",
         "features/README.md": "about it",
         "bench/README.md": "how, and how much",
         "bench/FIGURES.md": "the figures",
@@ -579,6 +586,13 @@ def port(text):
     return int(text)
 
 
+def complain(error):
+    """Say what went wrong, and return the status for it."""
+    told = isinstance(error, OSError) and error.filename
+    print(f"{error.filename}: {error.strerror.lower()}" if told else error, file=sys.stderr)
+    return 1
+
+
 def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", metavar="FOLDER", type=Path, default=steps.ROOT / "site", help="where it goes (site/)")
@@ -588,10 +602,14 @@ def main():
     parser.add_argument("--without-notes", action="store_true", help="build though notes are missing")
     args = parser.parse_args()
     if args.notes:
-        wrong = check_notes()
+        try:
+            wrong = check_notes()
+        except (Unfit, OSError) as error:
+            return complain(error)
         print("\n".join(wrong) if wrong else "each hunk has its note")
         return 1 if wrong else 0
     try:
+        import jinja2  # noqa: F401
         import render
     except ImportError as error:
         print(f"{error.name} is missing: pip install '.[lessons]'", file=sys.stderr)
@@ -599,12 +617,8 @@ def main():
     try:
         files = Site(need_notes=not args.without_notes).build()
         put(files, args.out)
-    except (Unfit, render.Wrong) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"{error.filename or args.out}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
-        return 1
+    except (Unfit, render.Wrong, OSError, UnicodeDecodeError) as error:
+        return complain(error)
     size = sum(map(len, files.values())) / 1e6
     print(f"{args.out}: {len(files)} files, {size:.1f} MB", flush=True)
     return serve(args.out, args.serve, not args.no_open) if args.serve is not None else 0

@@ -37,8 +37,10 @@ function search(text) {
     link.href = url;
     link.textContent = title;
     place.textContent = where;
-    const at = Math.max(0, Math.min(...wanted.map((pattern) => words.search(pattern)).filter((each) => each >= 0), words.length) - 60);
-    mark(excerpt, (at ? "… " : "") + words.slice(at, at + 200), wanted);
+    const places = wanted.map((pattern) => words.search(pattern)).filter((place) => place >= 0);
+    const at = words.lastIndexOf(" ", Math.max(0, Math.min(...places, words.length) - 60)) + 1;
+    const end = words.indexOf(" ", at + 200);
+    mark(excerpt, (at ? "… " : "") + words.slice(at, end < 0 ? undefined : end) + (end < 0 ? "" : " …"), wanted);
     item.append(link, " ", place, excerpt);
     list.append(item);
   }
