@@ -613,6 +613,11 @@ def test_the_contrast_of_every_text_with_its_ground(scheme):
     assert {pair: value for pair, value in weak.items() if value < CONTRAST} == {}
 
 
+def test_the_workflow_runs_what_the_readme_says():
+    line = re.search(r"^python3 -m venv \.venv && .*pytest$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert f"- run: {line[0]}\n" in (ROOT / ".github/workflows/suite.yml").read_text()
+
+
 # In a browser.
 
 
