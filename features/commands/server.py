@@ -1,7 +1,7 @@
 """A chat server that takes commands: who is here, a word to one person alone, another name.
 
     python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
-    telnet 127.0.0.1 9669                       or nc 127.0.0.1 9669, or asyncio_based/client.py; and there /help
+    telnet 127.0.0.1 9669                       or nc 127.0.0.1 9669, or asyncio_based/client.py
 
 Still fails: who speaks faster than others can read has them dropped. Join as ana with `(echo ana; sleep 60) | nc
 127.0.0.1 9669 | pv -qL 64k` (a slow terminal), and then run `(echo bob; yes) | nc 127.0.0.1 9669 >/dev/null`: the log
