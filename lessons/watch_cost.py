@@ -2,8 +2,8 @@
 
     python watch_cost.py [SERVER...]            some of the servers, or those given: poll_based/server.py
 
-Each pair is one run without and one with, one after the other, so that other work on the machine meets both. The median
-of the pairs' quotients is what is told.
+Two servers run, one of them watched, and each gets some lines in turn, so that other work on the machine meets both.
+What is told are medians: of the times, and of the quotients of each pair.
 """
 
 import contextlib
@@ -17,19 +17,31 @@ import sys
 import tempfile
 import time
 
-PAIRS = 7
-LINES = 3000  # of a run, one after the other: each is sent when the one before has come
+PAIRS = 200
+LINES = 50  # of a turn, one after the other: each is sent when the one before has come
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 MODELS = "thread_per_client", "select_based", "poll_based", "asyncio_based", "process_per_client", "proactor_based"
 LISTENING = re.compile(rb"listening on \S+:(\d+)$")
 
 
 @contextlib.contextmanager
-def serving(words):
-    """Give the port of a server, which ends with the block."""
+def talk(words):
+    """Give a function that sends a line through a server to another client, and returns when it has come."""
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     try:
-        yield int(LISTENING.search(process.stderr.readline().strip())[1])
+        port = int(LISTENING.search(process.stderr.readline().strip())[1])
+        with contextlib.ExitStack() as stack:
+            one, other = (stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
+            for _ in range(2):  # the log says when they are in the room
+                process.stderr.readline()
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            lines = stack.enter_context(other.makefile("rb"))
+
+            def send():
+                one.sendall(b"hello\n")
+                lines.readline()
+
+            yield send
     finally:
         process.terminate()
         process.stderr.read()
@@ -37,28 +49,12 @@ def serving(words):
         process.stderr.close()
 
 
-def measure(words):
+def measure(send):
     """Return the microseconds that a line takes."""
-    with serving(words) as port, contextlib.ExitStack() as stack:
-        one, other = (stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(2))
-        one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        lines = other.makefile("rb")
-        other.settimeout(0.1)
-        while True:  # until both are in the room
-            one.sendall(b"hello\n")
-            with contextlib.suppress(TimeoutError):
-                lines.readline()
-                break
-            lines = other.makefile("rb")
-        other.settimeout(60)
-        one.sendall(b"begin\n")
-        while not lines.readline().endswith(b"begin\n"):
-            pass
-        start = time.perf_counter()
-        for _ in range(LINES):
-            one.sendall(b"hello\n")
-            lines.readline()
-        return (time.perf_counter() - start) / LINES * 1e6
+    start = time.perf_counter()
+    for _ in range(LINES):
+        send()
+    return (time.perf_counter() - start) / LINES * 1e6
 
 
 def main():
@@ -71,13 +67,14 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         watch = [os.path.join(FOLDER, "watch.py"), "--record", os.path.join(folder, "recording")]
         for server in servers:
-            pairs = [
-                (measure([sys.executable, server, "0"]), measure([sys.executable, *watch, server, "0"]))
-                for _ in range(PAIRS)
-            ]
-            without, watched = (statistics.median(times) for times in zip(*pairs, strict=True))
-            quotient = statistics.median(watched / without for without, watched in pairs)
-            print(f"{os.path.relpath(server, root)} {without:.0f} us {watched:.0f} us {quotient:.1f}", flush=True)
+            with (
+                talk([sys.executable, server, "0"]) as plain,
+                talk([sys.executable, *watch, server, "0"]) as watched,
+            ):
+                pairs = [(measure(plain), measure(watched)) for _ in range(PAIRS)]
+            without, with_it = map(statistics.median, zip(*pairs, strict=True))
+            quotient = statistics.median(second / first for first, second in pairs)
+            print(f"{os.path.relpath(server, root)} {without:.0f} us {with_it:.0f} us {quotient:.1f}", flush=True)
 
 
 if __name__ == "__main__":
