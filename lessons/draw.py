@@ -8,7 +8,8 @@ A recording is JSON, as watch.py writes it. Two things may have been added to it
 
     "clients": [{"at": 1200, "peer": "127.0.0.1:52344", "does": "says", "bytes": 6, "text": "hello"}, ...]
                         what the clients did: `comes`, `says`, `hears`, `leaves`. `at` is microseconds, as everywhere
-    "times": 300        in a span whose state is "repeated": it stands for so many spans that came again and again
+    "times": 300        in a span whose state is "repeated": it stands for so many, which came again and again; and in a
+                        message, or in what a client did: it stands for so many, and is not drawn
 """
 
 import argparse
@@ -34,6 +35,7 @@ KINDS = {  # each state of a lane, as the legend explains it
     "input": "for the keyboard, a pipe, a file",
     "await": "awaits something",
     "ready": "could go on; another one runs",
+    "step": "has a task run",
     "other": "for something else",
     "repeated": "the same again and again",
 }
@@ -50,6 +52,7 @@ PATTERNS = {  # what is drawn over and over for each, in a square of so many pix
     "input": (4, "M2 0V4"),
     "await": (10, "M1 2.5H6M6 7.5H10M0 7.5H1"),
     "ready": (3, "M0 1.5H3M1.5 0V3"),
+    "step": (6, "M0 6L3 0L6 6"),
     "other": (10, "M3 5H7M5 3V7"),
     "repeated": (9, "M0 0H3V9H0Z"),
 }
@@ -129,7 +132,9 @@ def check(recording):
         lane = lane_of(span, lanes, where)
         start, end = number(span, "start", where), number(span, "end", where)
         expect(span.get("state") in list(KINDS), f"{where} is in a state that nobody knows: {span.get('state')!r}")
-        texts(span, ["what"], where)
+        texts(span, ["what", "call"], where)
+        if (span["state"], span["call"]) == ("other", "step"):  # the event loop waits for nothing
+            span["state"] = "step"
         alive = lanes[lane]["born"] <= start <= end <= lanes[lane]["died"]
         expect(alive, f"{where} is outside of the life of its lane, {lanes[lane]['name']}")
         expect(ends[lane] <= start, f"{where} begins before the last one of its lane has ended")
@@ -216,8 +221,8 @@ class Axis:
     def ticks(self):
         """The step between two ticks in microseconds, and all moments that have one."""
         step = next((step for step in STEPS if step * self.scale >= 72), STEPS[-1])
-        stretches = zip([0, *(end for _, end in self.folds)], [*(start for start, _ in self.folds), self.took],
-                        strict=True)  # fmt: skip
+        starts, ends = [0, *(end for _, end in self.folds)], [*(start for start, _ in self.folds), self.took]
+        stretches = zip(starts, ends, strict=True)
         return step, [at for start, end in stretches for at in range(-(-start // step) * step, end + 1, step)]
 
 
@@ -259,7 +264,8 @@ def client_rows(recording):
             order.setdefault(event["peer"], None)
             if event.get("way") == "in" or event.get("does") == "says":
                 speak.add(event["peer"])
-    order = [peer for peer in recording["people"] if peer in order] + [p for p in order if p not in recording["people"]]
+    people = sorted(recording["people"], key=recording["people"].get)
+    order = [peer for peer in people if peer in order] + [peer for peer in order if peer not in people]
     alone = set(order) if len(order) <= MOST_CLIENTS else set(recording["people"]) or speak & set(order[:MOST_CLIENTS])
     rows = [[peer] for peer in order if peer in alone]
     if others := [peer for peer in order if peer not in alone]:
@@ -273,42 +279,40 @@ def arrows_of(recording):
     What a client says, and what the server reads, are two cuts of one stream: a message has come when the last of its
     bytes has been read. Where nobody has noted what the clients did, a message takes no time.
     """
-    did = defaultdict(lambda: {"says": deque(), "hears": deque()})
+    did = {"says": defaultdict(deque), "hears": defaultdict(deque)}  # of each client what is not yet matched
     for event in recording["clients"]:
-        if event["does"] in ("says", "hears"):
-            did[event["peer"]][event["does"]].append(event)
-    come = defaultdict(int)  # bytes read from each client
-    said = defaultdict(int)
-    heard, told = defaultdict(int), defaultdict(int)
+        if event["does"] in did:
+            did[event["does"]][event["peer"]].append([event["bytes"], event])
     noted = {event["peer"] for event in recording["clients"]}
-    latest = deque(maxlen=1000)
+    latest = deque(maxlen=100)
     for message in recording["messages"]:
-        peer, at, lane = message["peer"], message["at"], message["lane"]
-        words = message["text"].strip()
+        peer, at, lane, words = message["peer"], message["at"], message["lane"], message["text"].strip()
         if message["way"] == "in":
-            come[peer] += message["bytes"]
-            if peer not in noted:
-                yield "in", at, peer, at, lane, message
-            while did[peer]["says"] and said[peer] + did[peer]["says"][0]["bytes"] <= come[peer]:
-                event = did[peer]["says"].popleft()
-                said[peer] += event["bytes"]
-                yield "in", event["at"], peer, at, lane, event
+            sources = list(matched(did["says"][peer], message["bytes"])) if peer in noted else [message]
+            for event in sources:
+                if "times" not in event and "times" not in message:
+                    yield "in", min(event["at"], at), peer, at, lane, event
             if words:
                 latest.append((words, at, lane))
         elif message["bytes"]:
-            told[peer] += message["bytes"]
-            then = None if peer in noted else at
-            while did[peer]["hears"] and heard[peer] < told[peer]:
-                event = did[peer]["hears"][0]
-                then = event["at"] if then is None else then
-                if heard[peer] + event["bytes"] > told[peer]:
-                    break
-                heard[peer] += did[peer]["hears"].popleft()["bytes"]
-            if then is not None:
-                yield "out", at, lane, max(then, at), peer, message
+            targets = list(matched(did["hears"][peer], message["bytes"])) if peer in noted else [message]
+            for event in targets[:1]:
+                if "times" not in event and "times" not in message:
+                    yield "out", at, lane, max(event["at"], at), peer, message
             source = next((known for known in reversed(latest) if any(w in words for w in known[0].split("\n"))), None)
             if source and source[2] != lane:
                 yield "inside", source[1], source[2], at, lane, message
+
+
+def matched(events, size):
+    """Take so many bytes from events, [bytes, event], and yield each of which some were taken."""
+    while events and size > 0:
+        taken = min(size, events[0][0])
+        yield events[0][1]
+        size -= taken
+        events[0][0] -= taken
+        if not events[0][0]:
+            events.popleft()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -326,7 +330,9 @@ class Picture:
         self.arrows = list(arrows_of(recording))
         events = [moment for span in recording["spans"] for moment in (span["start"], span["end"])]
         events += [moment for lane in recording["lanes"] for moment in (lane["born"], lane["died"])]
-        events += [event["at"] for key in ("messages", "clients", "log") for event in recording[key]]
+        events += [
+            event["at"] for key in ("messages", "clients", "log") for event in recording[key] if "times" not in event
+        ]
         self.axis = Axis(events, recording["took"])
         self.root = ElementTree.Element("svg", {"class": "timeline", "xmlns": "http://www.w3.org/2000/svg"})
         title = self.clean(recording["title"] or " ".join(map(str, recording["command"])))
@@ -396,8 +402,9 @@ class Picture:
         definitions = self.add("defs")
         for state in self.states:
             size, path = PATTERNS[state]
-            pattern = self.add("pattern", parent=definitions, id=f"wait-{state}", width=size, height=size,
-                               patternUnits="userSpaceOnUse")  # fmt: skip
+            pattern = self.add("pattern", parent=definitions, id=f"wait-{state}", patternUnits="userSpaceOnUse")
+            pattern.set("width", str(size))
+            pattern.set("height", str(size))
             self.add("rect", parent=pattern, width=size, height=size, class_="wait")
             self.add("path", parent=pattern, d=path, class_=FILLED.get(state, "mark"))
 
@@ -501,7 +508,7 @@ class Picture:
             self.add("path", d=arrow_head(x1, y1, x2, y2), class_="head")
             if kind == "in":
                 self.add("circle", cx=x1, cy=y1, r=3.0, class_="dot")
-                words = self.clean(event["text"]) or "(a blank line)"
+                words = self.clean(event["text"]) or ("(a newline)" if event["bytes"] == 1 else "(blank lines)")
                 words = words if len(words) <= 24 else f"{words[:20]} ..."
                 width = len(words) * LETTER
                 x = min(x1 + 6, WIDTH - 6 - width)
@@ -511,22 +518,24 @@ class Picture:
 
     def draw_log(self, y):
         """The lines of the log, where they fit; returns where the next thing may be drawn."""
-        ends = [0.0, 0.0, 0.0]  # pixels up to which each line of text is taken
-        used = 0
+        ends = [0.0] * 4  # pixels up to which each line of text is taken
+        found = []
         for entry in self.recording["log"]:
             text = re.sub(r"^\d\d:\d\d:\d\d ", "", self.clean(entry["line"]))
             at = self.axis.x(entry["at"])
             width = len(text) * LETTER * 11 / 12
             x = max(LEFT, min(at, WIDTH - 8 - width))
             row = next((row for row, end in enumerate(ends) if end <= x), None)
-            if row is None or not text:
-                continue
-            ends[row], used = x + width + 10, max(used, row + 1)
+            if row is not None and text:
+                ends[row] = x + width + 10
+                found.append((at, x, row, text))
+        for at, _, row, _ in found:
             self.add("line", x1=at, x2=at, y1=self.bottom, y2=y + 3 + 16 * row, class_="tick")
+        for _, x, row, text in found:
             self.add("text", text, x=x + 3, y=y + 14 + 16 * row, class_="small halo")
-        if used:
+        if found:
             self.add("text", "log", x=LEFT - 10, y=y + 14, class_="right faint")
-        return y + 16 * used + 8
+        return y + 16 * (1 + max((row for _, _, row, _ in found), default=-1)) + 8
 
     def legend(self, y):
         x = 16.0
@@ -543,11 +552,11 @@ class Picture:
         return y + 24
 
     def foot(self, y):
-        parts = [" ".join(map(str, self.recording["command"])), self.recording["python"], self.recording["system"],
-                 self.recording["machine"]]  # fmt: skip
+        parts = [" ".join(map(str, self.recording["command"]))]
+        parts += [self.recording[key] for key in ("python", "system", "machine")]
         y += 14
-        broken = " A stretch in which nothing happens is folded." if self.axis.folds else ""
-        text = f"{', '.join(filter(None, parts))}. The program was watched: its times are no measurement.{broken}"
+        folded = "; where nothing happens, time is folded" if self.axis.folds else ""
+        text = f"{', '.join(filter(None, parts))}. Times of a watched program, no measurement{folded}."
         for line in wrap(self.clean(text), (WIDTH - 32) / (LETTER * 11 / 12)):
             self.add("text", line, x=16, y=y, class_="small faint")
             y += 15
