@@ -583,10 +583,15 @@ def test_it_is_not_held_up_by_who_does_not_read(run, scratch, adopt):
     program, file = scratch / "program.py", scratch / "recording.json"
     program.write_text(
         textwrap.dedent("""
-        import sys, time
+        import sys, threading, time
+        def late():
+            time.sleep(1e-9)
         sys.stdin.readline()
         for _ in range(20_000):
             time.sleep(1e-9)
+        thread = threading.Thread(target=late)
+        thread.start()
+        thread.join()
         print("done", flush=True)
         sys.stdin.readline()
         """)
@@ -601,6 +606,7 @@ def test_it_is_not_held_up_by_who_does_not_read(run, scratch, adopt):
     lost = int(re.search(r"(\d+) records were lost", process.log)[1])
     recording = Recording(file)
     recording.check()
+    assert recording.lanes == ["MainThread", "thread late"]  # it is known although its waits are not
     assert recording.data["lost"] == lost
     assert lost + 2 * len(recording.spans("MainThread")) >= 40_000
 

@@ -50,6 +50,8 @@ MOST_TEXT = 80  # characters of what is said and of what is waited for
 MOST_LINE = 400  # bytes of a line of the log
 HIGHEST = 4096  # the pipe's descriptor is below this, and above all that the program gets: it is to notice nothing
 SIZE = struct.Struct("=H")  # goes before each record
+LASTING = "lane", "name", "died", "gone"
+MOST_OWED = 1000  # records
 LIBRARY = os.path.dirname(os.__file__) + os.sep
 HERE = os.path.dirname(__file__) + os.sep
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
@@ -57,35 +59,42 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 now = time.monotonic_ns
 ident = threading.get_ident
 write, fstat = os.write, os.fstat
-sleep, pid_of = time.sleep, os.getpid
+pid_of = os.getpid
 
 lanes = {}  # a thread's ident: the lane in which it is now, that of a task or a loop included
 numbers = itertools.count(1)
 processes = itertools.count(2)
 pipe = identity = None  # the descriptor, and which file that must be: the program may have closed it, and got it anew
-lost = 0
+lost = 0  # records
+owed = []  # records that could not be told, and without which later ones could not be understood
 
 
 def tell(*records):
     """Write records into the pipe; if it is full, count them as lost. It never waits, and never raises an OSError."""
     global lost, pipe
-    if pipe is None or not (records or lost):
+    if pipe is None:
         return
-    count = len(records)
-    if lost:
-        records = ("lost", lost, pid_of(), now()), *records
+    if lost or owed:
+        records = *([("lost", lost, pid_of(), now())] if lost else []), *owed, *records
     parts = [SIZE.pack(len(record)) + record for record in map(marshal.dumps, records)]
-    data = b"".join(parts)
+    whole = b"".join(parts)
+    written = 0
     try:
         status = fstat(pipe)
         if (status.st_dev, status.st_ino) != identity:
             raise BrokenPipeError
-        # As short as this it is written as a whole or not at all, whoever else writes. Each record is.
-        for part in [data] if len(data) <= select.PIPE_BUF else parts:
+        # As short as this it is written as a whole or not at all, whoever else writes.
+        if len(whole) <= select.PIPE_BUF:
+            parts = [whole] if whole else []
+        for part in parts:
             write(pipe, part)
-        lost = 0
+            written += 1
+        if lost or owed:
+            lost, owed[:] = 0, []
     except BlockingIOError:
-        lost += count
+        rest = [record for record in records[written:] if record[0] != "lost"]
+        owed[:] = [record for record in rest if record[0] in LASTING][:MOST_OWED]
+        lost = len(rest) - len(owed) + (0 if written else lost)
     except OSError:
         pipe = None  # nobody watches any more
 
@@ -871,6 +880,8 @@ def watch_forks():
             tell(("name", main, "process 1 (parent)", "process"))
 
     def in_child():
+        global lost
+        lost, owed[:] = 0, []  # the parent tells of these
         lanes.clear()
         lanes[ident()] = new_lane(born, "process")
 
