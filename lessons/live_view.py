@@ -110,7 +110,7 @@ class View:
         for line in log[-lines:] if lines else ():
             yield Text(line, no_wrap=True, overflow="ellipsis")
         lost = f"; {self.story.lost} records were lost" if self.story.lost else ""
-        yield Text(f"The times are those of a watched program, and no measurement{lost}.", style="italic", no_wrap=True)
+        yield Text(f"Times of a watched program are no measurement{lost}.", style="italic", no_wrap=True)
 
 
 def row(lane, now, cells, seen):

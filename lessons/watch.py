@@ -38,7 +38,7 @@ SIZE = struct.Struct("=H")
 PASSED_ON = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
-NO_MEASUREMENT = "the times are those of a watched program, and no measurement"
+NO_MEASUREMENT = "times of a watched program are no measurement"
 
 
 class Lane:
