@@ -56,10 +56,11 @@ def test_recordings_are_small():
 
 @pytest.mark.parametrize("folder", PAGES)
 def test_a_page_shows_its_two_pictures(folder):
-    """The model at work comes before what the model cannot do, and its failure after that."""
-    page = (ROOT / folder / "README.md").read_text()
+    """The model at work comes before what the model cannot do, its failure after that; in words, their captions."""
+    page = " ".join((ROOT / folder / "README.md").read_text().split())
     up = "../" * (folder.count("/") + 1)
-    work, failure = (page.find(f"]({up}lessons/pictures/{name}.svg)") for name in PAGES[folder])
+    captions = {scene.name: scene.caption for scene in scenes.SCENES}
+    work, failure = (page.find(f"![{captions[name]}]({up}lessons/pictures/{name}.svg)") for name in PAGES[folder])
     assert -1 < work < page.index("## What it cannot do") < failure
 
 
