@@ -933,7 +933,7 @@ def test_ctrl_z(terminal, scratch):
         shell.send("\x1a")
         shell.expect("Stopped")
         shell.expect_exact("prompt> ")
-        shell.sendline("ps -o stat=,args= | grep '[p]rogram.py' | cut -c1; stty -a | grep -o '[-]*echo '")
+        shell.sendline("ps -ww -o stat=,args= | grep '[p]rogram.py' | cut -c1; stty -a | grep -o '[-]*echo '")
         shell.expect_exact("T\r\nT\r\necho \r\n")
         shell.expect_exact("prompt> ")
         shell.sendline("fg")

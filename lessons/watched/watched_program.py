@@ -547,19 +547,28 @@ class Syscall:
 
 
 def watch_io_uring():
-    """Wrap that function wherever a library is asked for it."""
-    try:
-        import ctypes
-    except ImportError:
-        return
-    original = ctypes.CDLL.__getitem__
+    """Wrap that function wherever a library is asked for it, as soon as the program has loaded one by ctypes.
 
-    @functools.wraps(original)
-    def __getitem__(self, name):
-        function = original(self, name)
-        return Syscall(function) if name == "syscall" else function
+    To import ctypes for the program would be seen: its libffi keeps a descriptor open.
+    """
+    original = None
 
-    ctypes.CDLL.__getitem__ = __getitem__
+    @harmless(None)
+    def hook(event, _):
+        nonlocal original
+        if event != "ctypes.dlopen" or original:
+            return
+        library = sys.modules["ctypes"].CDLL
+        original = library.__getitem__
+
+        @functools.wraps(original)
+        def __getitem__(self, name):
+            function = original(self, name)
+            return Syscall(function) if name == "syscall" else function
+
+        library.__getitem__ = __getitem__
+
+    sys.addaudithook(hook)
 
 
 # Locks and queues
