@@ -15,6 +15,7 @@ CONTEXT = 3  # unchanged lines that are shown around a change
 FOLD = 8  # so many unchanged lines in a row are folded
 SIGNS = {"new": "new", "gone": "gone", "changed": "changed", "moved": "moved", "same": "unchanged"}
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+IMAGE = re.compile(r"<p>(<img [^>]*>)</p>")  # alone in its paragraph
 COMMAND = re.compile(r"diff -u ([\w./]+) ([\w./]+)")
 
 # The few classes of the style sheet, and the kinds of Pygments' tokens that get them: the first that fits.
@@ -48,18 +49,21 @@ def kind_of(token):
 
 
 def highlight(source, language):
-    """The lines of some code, each a list of (class or "", text)."""
+    """The lines of some code, each a list of (class or "", text). Wrong if a lexer should lose some of it."""
     try:
         lexer = pygments.lexers.get_lexer_by_name(language, stripnl=False, ensurenl=False)
     except pygments.util.ClassNotFound:
         raise Wrong(f"no such language: {language}") from None
     lines = [[]]
-    for token, text in lexer.get_tokens(source):
+    for token, text in lexer.get_tokens(f"{source}\n"):  # the lexer of consoles drops a line without a newline
         for number, piece in enumerate(text.split("\n")):
             if number:
                 lines.append([])
             if piece:
                 lines[-1].append((kind_of(token), piece))
+    lines.pop()
+    if "\n".join("".join(text for _, text in line) for line in lines) != source:
+        raise Wrong(f"the lexer of {language} has lost some of this: {source.partition(chr(10))[0]}")
     return lines
 
 
@@ -116,9 +120,11 @@ class Document:
             elif token.type == "fence" and not token.info.startswith("mermaid"):
                 self.sections[-1][2].append(token.content)
         found = parser.renderer.render(tokens, parser.options, {})
-        self.html = found.replace("<table>", '<div class="scroll" role="group" tabindex="0"><table>').replace(
-            "</table>", "</table></div>"
-        )
+        # What may be wider than a phone scrolls by itself, also by keyboard.
+        group = 'role="group" tabindex="0"'
+        found = found.replace("<table>", f'<div class="scroll" {group} aria-label="Table"><table>')
+        found = found.replace("</table>", "</table></div>")
+        self.html = IMAGE.sub(rf'<figure class="picture" {group} aria-label="Picture">\1</figure>', found)
 
     def heading(self, token, inline, counts):
         text = plain(inline)

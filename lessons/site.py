@@ -412,7 +412,7 @@ class Site:
             2: [step for step in self.steps if step.road == "side"],
             3: [step for step in self.steps if step.road == "growing"],
         }
-        evenings, self.pictured = [], set()
+        evenings = []
         for number, (title, file) in enumerate(EVENINGS):
             lessons = [self.lesson(number, chosen[number][0].old, None, file, out)] if number < 2 else []
             lessons += [self.lesson(number, step.new, step, file, out) for step in chosen[number]]
@@ -440,8 +440,6 @@ class Site:
                 made = self.document(source, section, out, prefix=f"{name}-", deeper=2)
                 sections.append(made.html)
         pictures = [link for link in re.findall(r"!\[[^\]]*\]\([^)]*\)", text) if "pictures/" in link]
-        pictures = [link for link in pictures if link not in self.pictured]
-        self.pictured.update(pictures)
         there = opening + "".join(render.section_of(text, title) for title in wanted)
         made = self.document(source, opening, out, prefix=f"{name}-", deeper=2)
         hunks, code = [], []
@@ -452,7 +450,8 @@ class Site:
             hunks = [hunk for hunk in hunks if hunk["model"] and not hunk["folded"]]
         elif file == "sketch.py":
             code = [render.line_html(line) for line in self.lines(f"{folder}/{file}")]
-        shown = [self.document(source, link, out).html for link in pictures if link not in there]
+        pictures = [link for link in pictures if link not in there]
+        shown = [self.document(source, link, out).html for link in (pictures if number else pictures[:1])]
         return {
             "name": name,
             "title": made.title,
