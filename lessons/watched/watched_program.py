@@ -52,6 +52,7 @@ HIGHEST = 4096  # the pipe's descriptor is below this, and above all that the pr
 SIZE = struct.Struct("=H")  # goes before each record
 LASTING = "lane", "name", "died", "gone"
 MOST_OWED = 1000  # records
+PATIENCE = 5  # seconds that the end may take, if something could not be told
 LIBRARY = os.path.dirname(os.__file__) + os.sep
 HERE = os.path.dirname(__file__) + os.sep
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
@@ -59,7 +60,7 @@ UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 now = time.monotonic_ns
 ident = threading.get_ident
 write, fstat = os.write, os.fstat
-pid_of = os.getpid
+pid_of, poll = os.getpid, select.poll
 
 lanes = {}  # a thread's ident: the lane in which it is now, that of a task or a loop included
 numbers = itertools.count(1)
@@ -97,6 +98,15 @@ def tell(*records):
         lost = len(rest) - len(owed) + (0 if written else lost)
     except OSError:
         pipe = None  # nobody watches any more
+
+
+def farewell():
+    """At the end of the program tell what could not be told so far. Now it may take a moment, but not for ever."""
+    if pipe is not None and (lost or owed):
+        poller = poll()
+        poller.register(pipe, select.POLLOUT)
+        poller.poll(PATIENCE * 1000)
+        tell()
 
 
 def harmless(otherwise):
@@ -1102,5 +1112,5 @@ def begin(descriptor):
     watch_forks()
     watch_threads()
     hide_frames()
-    atexit.register(tell)  # what was lost in the end
+    atexit.register(farewell)
     first_lane[:] = thread_lane("MainThread"), pid_of()
