@@ -32,8 +32,6 @@ REAPER, SERVERS, BROKEN = pytest.StashKey(), pytest.StashKey(), pytest.StashKey(
 
 def pytest_addoption(parser):
     group = parser.getgroup("chat", "teaching chat")
-    group.addoption("--server-cmd", help='test this server instead: "./my_server {port}"')
-    group.addoption("--like", help="expect no more of it than of this model: --like=thread_per_client")
     group.addoption("--promises", help="test these promises alone, separated by commas")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
     group.addoption("--road", choices=["only", "without"], help="the growing road's tests alone, or all but those")
@@ -42,7 +40,7 @@ def pytest_addoption(parser):
 
 def chosen(config, option, known):
     """The names that an option lists, checked."""
-    names = [name for name in (config.getoption(option) or "").split(",") if name]
+    names = [name for word in (config.getoption(option) or "").split(",") if (name := word.strip())]
     if unknown := [name for name in names if name not in known]:
         raise pytest.UsageError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
     return names

@@ -28,7 +28,7 @@ def sub_pytest(run, scratch):
 
     def start(command, *options, cwd=ROOT):
         env = {MARK: scratch.name, "TMPDIR": str(scratch / "files")}
-        arguments = ["-pno:cacheprovider", "--server-cmd", command, *options]
+        arguments = ["-pno:cacheprovider", "--server-cmd", command, *map(str, options)]
         return run([sys.executable, "-m", "pytest", *arguments], cwd=cwd, env=env)
 
     return start
@@ -87,7 +87,7 @@ def test_a_failure_says_what_was_promised_sent_and_heard(sub_pytest):
 
 def test_no_more_is_expected_than_of_a_like_one(sub_pytest):
     command = shlex.join([sys.executable, "blocking/server.py"]) + " {port}"
-    process = sub_pytest(command, "-n0", "--promises=broadcast,fairness", "--like=blocking")
+    process = sub_pytest(command, "-n0", "--promises=broadcast,fairness", "--like", "blocking")
     assert process.wait(within=60) == 0, process.log
     assert "broadcast  kept" in process.log
 
@@ -95,7 +95,7 @@ def test_no_more_is_expected_than_of_a_like_one(sub_pytest):
 def test_a_server_with_a_door(sub_pytest):
     """A name is given first, and what the server says by itself is not taken for a message."""
     command = shlex.join([sys.executable, "features/names/server.py"]) + " {port}"
-    process = sub_pytest(command, "-n0", "--promises=latency,idle", "--like=names")
+    process = sub_pytest(command, "-n0", "--promises", "latency, idle", "--like", "names")
     assert process.wait(within=300) == 0, process.log
     assert "latency    kept" in process.log
 
@@ -141,6 +141,7 @@ SCRIPTS = {
 CANNOT = {
     "": "it is empty",
     "./my_server": "say with {port} where the port goes",
+    "/bin/sh": "say with {port} where the port goes",
     "'./my_server {port}": "No closing quotation",
     "'' {port}": "no program in PATH is called ''",
     "no_such_server {port}": "no program in PATH is called 'no_such_server'",
@@ -182,6 +183,7 @@ def test_a_server_that_cannot_even_start_is_said_once(sub_pytest, scratch, comma
     ("options", "says"),
     [
         (["--promises=politeness"], "politeness is none of start, message"),
+        (["--promises=start, message,politeness"], "--promises: politeness is none of start, message"),
         (["--server-cmd=./my_server {port}", "--like=something"], "something is none of blocking"),
     ],
 )
