@@ -13,7 +13,7 @@ import harness
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from promises import MODELS, PROMISES, foreign_model, is_spared
+from promises import MODELS, PROMISES, foreign_model, is_spared, misspelt
 from reaper import Reaper
 
 # The same examples in every run, and nothing stored.
@@ -133,10 +133,15 @@ def pytest_generate_tests(metafunc):
 
     def fits(model, promise, instead="", needs=""):
         return (
-            model.instead(promise) == instead and not (needs and model.instead(needs)) and not is_spared(model, promise)
+            model.instead(promise) == instead
+            and model.is_held_to(instead)
+            and not (needs and model.instead(needs))
+            and not is_spared(model, promise)
         )
 
     mark = metafunc.definition.get_closest_marker("promise")
+    if wrong := misspelt(*mark.args, **mark.kwargs):
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {wrong}")
     models = [model for model in metafunc.config.models if fits(model, *mark.args, **mark.kwargs)]
     metafunc.parametrize("model", models or [None], ids=str)
 

@@ -1,6 +1,7 @@
 """The harness is tested: what it says when something fails, and that it leaves nothing behind."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -98,6 +99,34 @@ def test_a_server_with_a_door(sub_pytest):
     process = sub_pytest(command, "-n0", "--promises", "latency, idle", "--like", "names")
     assert process.wait(within=300) == 0, process.log
     assert "latency    kept" in process.log
+
+
+def test_one_that_is_better_than_what_it_is_like(sub_pytest):
+    """It is like threads, which a client that does not read holds up for some seconds; and nobody is held up."""
+    command = shlex.join([sys.executable, "poll_based/server.py"]) + " {port}"
+    process = sub_pytest(command, "-n0", "-ktest_slow and never_read", "--like", "thread_per_client")
+    assert process.wait(within=300) == 0, process.log
+    assert re.search("^slow +kept", process.log, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "mark, wrong",
+    [
+        ('"slwo"', "no promise is called slwo"),
+        ('"slow.stal"', "no promise is called slow.stal"),
+        ('"slow", needs="broadcats"', "no promise is called broadcats"),
+        ('"slow.stall", instead="stals"', "no model does 'stals' instead of slow.stall"),
+    ],
+)
+def test_a_misspelt_mark(run, scratch, mark, wrong):
+    """It would fit no model, and leave a test out without a word."""
+    (scratch / "test_it.py").write_text(
+        f"import pytest\n\n\n@pytest.mark.promise({mark})\ndef test_it(server):\n    pass\n"
+    )
+    words = ["-n0", "-pno:cacheprovider", "-pconftest", f"-c{ROOT}/pyproject.toml", scratch]
+    process = run([sys.executable, "-m", "pytest", *map(str, words)], cwd=ROOT)
+    assert process.wait() == pytest.ExitCode.INTERRUPTED
+    assert wrong in process.log
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 1000])
