@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import importlib
 import shlex
 import shutil
 import signal
@@ -27,7 +28,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-REAPER, SERVERS, BROKEN = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+REAPER, SERVERS, BROKEN, FIRST = (pytest.StashKey() for _ in range(4))
 
 
 def pytest_addoption(parser):
@@ -67,7 +68,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
     config.addinivalue_line("markers", "long: it takes up to a minute, and so comes first")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
-    config.stash[BROKEN] = set()
+    config.stash[BROKEN], config.stash[FIRST] = set(), {}
     chosen(config, "--promises", PROMISES)
     chosen(config, "--like", [model.name for model in MODELS])
     command = config.getoption("--server-cmd")
@@ -206,20 +207,53 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+CUT_SHORT = "???"  # what pytest-xdist gives for the time of a report on a test whose worker has died
+
+
+def pytest_runtest_logreport(report):
+    """Where all reports come together. (Each worker knows of its own alone.)"""
+    if report.when == CUT_SHORT:
+        path, _, name = report.nodeid.partition("::")
+        test = getattr(importlib.import_module(Path(path).stem), name.partition("[")[0])
+        marks = [mark.args[0] for mark in getattr(test, "pytestmark", []) if mark.name == "promise"]
+        report.user_properties.append(("promise", marks[0].partition(".")[0] if marks else ""))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report, config):
+    """With --first, a promise that is broken is left alone, also by those who did not know of it yet."""
+    if not config.getoption("--first") or not report.failed or hasattr(config, "workerinput"):
+        return
+    name, first = dict(report.user_properties).get("promise"), config.stash[FIRST]
+    if name and first.setdefault(name, report.nodeid) != report.nodeid:
+        report.outcome, report.longrepr = "skipped", (*report.location[:2], "this promise is broken already")
+
+
 def pytest_terminal_summary(terminalreporter):
-    """For a student's server: which promises it keeps."""
+    """For a student's server: which promises it keeps. A failure and what follows from it in the end are one."""
     if terminalreporter.config.getoption("--server-cmd") is None:
         return
-    counts = {name: {"passed": 0, "failed": 0, "error": 0, "skipped": 0} for name in PROMISES}
+    tests = {name: {kind: set() for kind in ("passed", "failed", "skipped", "cut short")} for name in PROMISES}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             if name := dict(report.user_properties).get("promise"):
-                counts[name][outcome] += 1
+                kind = "cut short" if report.when == CUT_SHORT else "failed" if outcome == "error" else outcome
+                tests[name][kind].add(report.nodeid)
     terminalreporter.section("promises")
-    for name, count in counts.items():
-        broken = count["failed"] + count["error"]
-        verdict = f"BROKEN in {broken} tests" if broken else "kept" if count["passed"] else "not tested"
-        terminalreporter.line(f"{name:10} {verdict}")
+    for name, kinds in tests.items():
+        terminalreporter.line(f"{name:10} {verdict(kinds)}")
+
+
+def verdict(kinds):
+    """What the summary says of a promise: what was not tested is not said to be kept."""
+    counts = {kind: f"{len(tests)} test{'s' * (len(tests) > 1)}" for kind, tests in kinds.items()}
+    if kinds["failed"]:
+        return f"BROKEN in {counts['failed']}"
+    if kinds["cut short"]:
+        return f"UNKNOWN: {counts['cut short']} did not end, as pytest's worker was killed"
+    if not kinds["passed"]:
+        return "not tested"
+    return f"kept in {counts['passed']}" + (f", not tested in {len(kinds['skipped'])}" if kinds["skipped"] else "")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -104,9 +104,55 @@ def test_a_server_with_a_door(sub_pytest):
 def test_one_that_is_better_than_what_it_is_like(sub_pytest):
     """It is like threads, which a client that does not read holds up for some seconds; and nobody is held up."""
     command = shlex.join([sys.executable, "poll_based/server.py"]) + " {port}"
-    process = sub_pytest(command, "-n0", "-ktest_slow and never_read", "--like", "thread_per_client")
+    process = sub_pytest(
+        command, "-n0", "tests/test_slow.py", "-knever_reads or gets_every_byte", "--like=thread_per_client"
+    )
     assert process.wait(within=300) == 0, process.log
     assert re.search("^slow +kept", process.log, re.MULTILINE)
+
+
+def wrong_server(name):
+    """How a wrong server is started."""
+    return shlex.join([sys.executable, str(BASE.with_name(f"{name}.py"))]) + " {port}"
+
+
+def test_of_each_promise_the_first_failure_alone(sub_pytest):
+    """However many work at once, each of which knows of its own failures."""
+    process = sub_pytest(wrong_server("greets"), "-n3", "--first", "--promises=message,idle", "--deadline=2")
+    assert process.wait() == 1
+    failed = re.findall(r"^(?:FAILED|ERROR) tests/test_(\w+)\.py", process.log, re.MULTILINE)
+    assert len(failed) == 2, process.log
+    assert re.search(r"^message +BROKEN in 1 test$", process.log, re.MULTILINE)
+
+
+def test_a_failure_and_what_follows_from_it_are_one(sub_pytest):
+    """The test fails, and then the server is not running any more."""
+    process = sub_pytest(
+        wrong_server("dies_of_a_reset"), "-n0", "tests/test_leaving.py", "-krest_of_a_line", "--deadline=5"
+    )
+    assert process.wait() == 1
+    assert "1 failed, 1 error in" in re.sub(r", \d+ deselected", "", process.log), process.log
+    assert re.search(r"^leaving +BROKEN in 1 test$", process.log, re.MULTILINE)
+
+
+def test_what_was_not_tested_is_not_kept(sub_pytest):
+    process = sub_pytest(
+        wrong_server("base"), "-n0", "tests/test_message.py", "tests/test_start.py", "-kquit or bad_port"
+    )
+    assert process.wait() == 0, process.log
+    assert re.search(r"^start +not tested$", process.log, re.MULTILINE)
+    assert re.search(r"^message +kept in 1 test$", process.log, re.MULTILINE)
+
+
+def test_a_worker_that_is_killed(sub_pytest, scratch):
+    """Nobody knows how its test would have ended."""
+    server = scratch / "kills"
+    base = shlex.join([sys.executable, str(BASE)])
+    server.write_text(f'#!/bin/sh\ngrep -q server-cmd /proc/$PPID/cmdline || kill -9 $PPID\nexec {base} "$@"\n')
+    server.chmod(0o755)
+    process = sub_pytest(f"{server} {{port}}", "-n2", "tests/test_message.py", "-kquit or alone")
+    assert process.wait() == 1, process.log
+    assert re.search(r"^message +UNKNOWN: 2 tests did not end", process.log, re.MULTILINE), process.log
 
 
 @pytest.mark.parametrize(
