@@ -366,7 +366,7 @@ def server(start):
     server = start()
     yield server
     if not server.running:
-        raise harness.BrokenPromise(f"the server ended with {server.popen.returncode}:\n{server.log}")
+        raise harness.BrokenPromise(f"the server ended {harness.ending(server.popen.returncode)}:\n{server.log}")
 
 
 @pytest.fixture

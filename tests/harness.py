@@ -36,6 +36,7 @@ DEADLINE = 60.0  # seconds for anything that must happen; conftest.py gives a st
 NET_TCP = Path("/proc/net/tcp")
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
 QUESTION = b"your name?\n"  # what a server with a door asks who comes
+SAYS = b" says: "
 SHOWN = 300  # bytes of a transcript that a failure shows
 
 
@@ -228,6 +229,16 @@ def why_not(program, error):
     return f"{program} cannot start: {error.strerror or error}"
 
 
+def ending(status):
+    """How a program ended, in words."""
+    if status >= 0:
+        return f"with status {status}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"by signal {-status}"
+
+
 def moving(process):
     """How many threads of a process run on after a SIGSTOP: each stops by itself. Without /proc the first one tells."""
     if not NET_TCP.exists():
@@ -399,7 +410,7 @@ class Server(Process):
         line = wait_until(lambda: self.log.partition("\n")[0] if "\n" in self.log else not self.running)
         found = LISTENING.search(line) if isinstance(line, str) else None
         if not found:
-            state = "waits" if self.running else f"ended with {self.popen.poll()}"
+            state = "waits" if self.running else f"ended {ending(self.popen.poll())}"
             raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log}")
         self.port = int(found[3])
 
@@ -420,10 +431,8 @@ class Server(Process):
             return
         if self.running:
             state = f"does not listen on {self.host}:{self.port}, {DEADLINE:g} seconds after its start"
-        elif self.popen.returncode < 0:
-            state = f"ended by signal {-self.popen.returncode}, and did not listen"
         else:
-            state = f"ended with status {self.popen.returncode}, and did not listen"
+            state = f"ended {ending(self.popen.returncode)}, and did not listen"
         wrote = f"; it wrote:\n{self.log[-1500:].rstrip()}" if self.log.strip() else ", without a word"
         raise BrokenPromise(f"{shlex.join(self.command)} {state}{wrote}")
 
@@ -452,8 +461,9 @@ class Server(Process):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             sock.connect((self.host, self.port))
-        except OSError:
+        except OSError as error:
             sock.close()
+            error.add_note(f"connecting to {self.host}:{self.port}{self.obituary()}")
             raise
         if self.model.tls if tls is None else tls:
             sock = TlsSocket(sock)
@@ -510,11 +520,13 @@ class Server(Process):
         end = time.monotonic() + DEADLINE + len(listeners) / 50
         while len(heard) < len(listeners):
             said.append(speaker.line(f"is everybody here? {next(self._calls)}"))
-            speaker.send(said[-1].partition(b" says: ")[2])
+            speaker.send(said[-1].partition(SAYS)[2])
             silence = time.monotonic() + pause
             for peer in listeners:
                 if peer not in heard and peer.hears(said[-1], silence):
                     heard.add(peer)
+                elif peer not in heard:
+                    peer.check_not_mistaken(said)
             missing = [peer for peer in listeners if peer not in heard]
             if missing and (missing[0].ended or time.monotonic() > end):
                 missing[0].fail(f"{missing[0].name} never heard {speaker.name}", said[-1])
@@ -601,6 +613,14 @@ class Server(Process):
         __tracebackhide__ = True
         if not wait_until(lambda: self.descriptors() <= at_most, every=0.1):
             raise BrokenPromise(f"it holds {self.descriptors()} descriptors, and should hold {at_most}")
+
+    def obituary(self):
+        """A line that says how it ended, if it has. (Its connections end a moment before it does.)"""
+        return (
+            ""
+            if not wait_until(lambda: not self.running, within=0.2)
+            else f"\nthe server has ended, {ending(self.popen.returncode)}"
+        )
 
     def describe(self):
         """What was sent to it and what came back, for a failure message."""
@@ -759,7 +779,7 @@ class Peer:
 
     def line(self, text):
         """The bytes in which the others should hear this client say `text`."""
-        return f"{self.name} says: {text}\n".encode()
+        return self.name.encode() + SAYS + text.encode() + b"\n"
 
     # Hearing
 
@@ -833,7 +853,7 @@ class Peer:
         """All bytes up to the end of `mark`."""
         __tracebackhide__ = True
         end, searched = time.monotonic() + (within or DEADLINE), 0
-        while (found := self.unread.find(mark, searched)) < 0:
+        while (found := self._find(mark, searched)) < 0:
             searched = max(0, len(self.unread) - len(mark))
             if not self._receive(end):
                 self.fail(f"{self.name} waited in vain", mark)
@@ -864,9 +884,27 @@ class Peer:
 
     def hears(self, line, end):
         """Whether the line is among what is unread before the time `end`."""
-        while not (found := line in self.unread) and self._receive(end):
+        while (found := self._find(line) < 0) and self._receive(end):
             pass
-        return found
+        return not found
+
+    def _find(self, mark, start=0):
+        """Where the bytes are among what is unread, or -1. What somebody says is a line, and not a part of one."""
+        if SAYS not in mark:
+            return self.unread.find(mark, start)
+        if self.unread.startswith(mark):
+            return 0
+        found = self.unread.find(b"\n" + mark, max(0, start - 1))
+        return found + 1 if found >= 0 else -1
+
+    def check_not_mistaken(self, wanted):
+        """Fail if what somebody said has come, in another line than one of those wanted."""
+        __tracebackhide__ = True
+        for line in wanted:
+            text = line.rstrip(b"\n").partition(SAYS)[2]
+            for came in self.unread.splitlines(keepends=True):
+                if came.endswith(b"\n") and came not in wanted and re.search(re.escape(text) + rb"(?!\d)", came):
+                    self.fail(f"{self.name} heard what was said, but the line is not right", line)
 
     # Leaving
 
@@ -907,9 +945,19 @@ class Peer:
     def fail(self, what, expected=None):
         """Fail, with what was expected and what came instead."""
         __tracebackhide__ = True
-        came = shorten(self.unread) + (f", then {self.ended}" if self.ended else "")
-        wanted = "" if expected is None else f"\nexpected: {shorten(expected)}"
-        raise BrokenPromise(f"{what}{wanted}\n    came: {came}")
+        came = (shorten(self.unread) if self.unread else "nothing") + (f", then {self.ended}" if self.ended else "")
+        wanted = "" if expected is None else f"\nexpected: {shorten(expected) if expected else 'nothing'}"
+        differs = self._difference(expected) if expected and self.unread else ""
+        obituary = self.server.obituary() if isinstance(self.server, Server) else ""  # it may be a test that plays one
+        raise BrokenPromise(f"{what}{wanted}\n    came: {came}{differs}{obituary}")
+
+    def _difference(self, expected):
+        """In words, the first line that is not as it should be. (Of what is still to come, nothing is said.)"""
+        lines = zip(expected.splitlines(keepends=True), bytes(self.unread).splitlines(keepends=True), strict=False)
+        for number, (due, came) in enumerate(lines, 1):
+            if due != came and not due.startswith(came):
+                return f"\nline {number} should be {shorten(due)}\n       and is {shorten(came)}"
+        return ""
 
 
 def converse(peers, says, done, within=None):

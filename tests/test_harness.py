@@ -101,6 +101,18 @@ def test_a_server_with_a_door(sub_pytest):
     assert "latency    kept" in process.log
 
 
+def test_a_line_that_is_not_right_is_told(sub_pytest):
+    """At once: it is not waited for as if nothing had come. A part of it would have been right."""
+    process = sub_pytest(wrong_server("names_are_mapped"), "-n0", "tests/test_message.py", "-kquit")
+    assert process.wait(within=50) == 1
+    for part in [
+        r"the line is not right",
+        r"line 1 should be b'127\.0\.0\.1:\d+ says: is everybody here\? \d+\\n'",
+        r"       and is b'::ffff:127\.0\.0\.1:\d+ says: is everybody here\? \d+\\n'",
+    ]:
+        assert re.search(part, process.log), (part, process.log)
+
+
 def test_one_that_is_better_than_what_it_is_like(sub_pytest):
     """It is like threads, which a client that does not read holds up for some seconds; and nobody is held up."""
     command = shlex.join([sys.executable, "poll_based/server.py"]) + " {port}"
@@ -133,6 +145,7 @@ def test_a_failure_and_what_follows_from_it_are_one(sub_pytest):
     assert process.wait() == 1
     assert "1 failed, 1 error in" in re.sub(r", \d+ deselected", "", process.log), process.log
     assert re.search(r"^leaving +BROKEN in 1 test$", process.log, re.MULTILINE)
+    assert "the server has ended, with status 1" in process.log
 
 
 def test_what_was_not_tested_is_not_kept(sub_pytest):
@@ -230,7 +243,7 @@ CANNOT = {
     "./no_first_line {port}": "no script that begins with #!/usr/bin/env python3 or so",
     "./nothing {port}": "no script that begins with #!/usr/bin/env python3 or so",
     "./not_for_this_machine {port}": "no script that begins with #!/usr/bin/env python3 or so",
-    "./killed {port}": "ended by signal 9, and did not listen, without a word",
+    "./killed {port}": "ended by SIGKILL, and did not listen, without a word",
     "./dies {port}": "ended with status 3, and did not listen; it wrote:\nno such luck\n",
     "./sleeps {port}": "1 seconds after its start, without a word",
 }

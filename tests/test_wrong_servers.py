@@ -48,6 +48,7 @@ BREAKS = {
     "limit_is_one_less": ("limits", "message"),
     "logs_what_is_said": ("log", "message"),
     "loses_the_last_line": ("framing", "message"),
+    "names_are_mapped": ("broadcast", None),  # with a wrong name nothing is heard as it should be
     "needs_its_log": ("log", "message"),
     "never_drops_its_memory": ("leaving", "message"),
     "never_full": ("limits", "message"),
@@ -90,8 +91,9 @@ def test_it_breaks_its_promise_and_keeps_another(verdicts, name):
     verdict, log = verdicts(name, [broken], "--first", "--deadline=5")
     assert verdict[broken] == "BROKEN", log
     # A right one is given more time: nothing that must happen takes long, but on a busy machine.
-    verdict, log = verdicts(name, [kept], "--deadline=60")
-    assert verdict[kept] == "kept", log
+    if kept:
+        verdict, log = verdicts(name, [kept], "--deadline=60")
+        assert verdict[kept] == "kept", log
 
 
 @pytest.mark.parametrize("promise", PROMISES)
