@@ -17,6 +17,7 @@ const UNSAFE = /[\x00-\x08\x0a-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]/g;
 const BLANK = /^(?:\s(?<!\ufeff))*$/;
 
 const clients = new Map(); // those in the room: the socket, and what is known of it
+const waiting = new Set(); // those of them for whom there are lines to be sent
 let stopping = false;
 
 function note(text) {
@@ -32,8 +33,9 @@ function mostClients() {
   return limit === "unlimited" ? Infinity : limit - KEPT_BACK;
 }
 
-function hangUp(socket) {
+function hangUp(socket, client) {
   // What is unsent has a moment to go out.
+  if (client) socket.write(client.unsent.join(""));
   socket.destroySoon();
   setTimeout(() => socket.destroy(), 300);
 }
@@ -43,16 +45,29 @@ function leave(socket, why) {
   if (!client) return;
   clients.delete(socket);
   note(`${client.name} ${why}, ${clients.size} online`);
-  hangUp(socket);
+  hangUp(socket, socket.writable ? client : null);
 }
 
 function tell(socket, data) {
-  if (!socket.writable) return;
-  socket.write(data);
-  if (socket.writableLength > MAX_UNSENT) {
-    leave(socket, "dropped: too slow");
-    socket.destroy();
+  clients.get(socket).unsent.push(data);
+  waiting.add(socket);
+  if (waiting.size === 1) setImmediate(flush);
+}
+
+// When all that is ready has been read. Node gives up a socket to which it cannot write, and with it what its client
+// has said. One write to a client that has closed still succeeds; before the next one it is read to its end.
+function flush() {
+  for (const socket of waiting) {
+    const client = clients.get(socket);
+    if (!client || !socket.writable) continue;
+    socket.write(client.unsent.join(""));
+    client.unsent = [];
+    if (socket.writableLength > MAX_UNSENT) {
+      leave(socket, "dropped: too slow");
+      socket.destroy();
+    }
   }
+  waiting.clear();
 }
 
 function message(sender, line) {
@@ -94,7 +109,7 @@ function welcome(socket) {
     socket.destroySoon();
     return;
   }
-  clients.set(socket, { name, received: Buffer.alloc(0) });
+  clients.set(socket, { name, received: Buffer.alloc(0), unsent: [] });
   note(`${name} joined, ${clients.size} online`);
   socket.on("data", (data) => receive(socket, data));
   socket.on("end", () => {
