@@ -112,7 +112,7 @@ class Guard:
             signal.signal(number, signal.SIG_DFL)  # nohup, or a shell's background, may have had them ignored
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (64 * MIB, 64 * MIB))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512 * MIB, 512 * MIB))  # of a file, shared memory included
         nofile = self.options.get("nofile")
         if nofile:  # both: Java and Node raise the soft one to the hard one
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))

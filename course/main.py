@@ -168,6 +168,7 @@ def examine(command, limits, like="", only=None, numbers=None, every=False, budg
                             "verdict": result.verdict,
                             "because": result.because,
                             "what": result.broken.what if result.broken else "",
+                            "seconds": round(result.seconds, 2),
                         }
                         for name, result in results.items()
                     },
