@@ -34,6 +34,7 @@ from tls import LINGER_RESET, TlsSocket
 
 DEADLINE = 60.0  # seconds for anything that must happen; conftest.py gives a student's server less
 NET_TCP = Path("/proc/net/tcp")
+NET_TCP6 = Path("/proc/net/tcp6")  # where connections over IPv4 are, too, of a socket that is for both (Java's are)
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
 QUESTION = b"your name?\n"  # what a server with a door asks who comes
 SAYS = b" says: "
@@ -237,6 +238,15 @@ def ending(status):
         return f"by {signal.Signals(-status).name}"
     except ValueError:  # a real-time signal has no name
         return f"by signal {-status}"
+
+
+def search_connections(pattern):
+    """Search the system's tables of connections, those over IPv4 first; None elsewhere than on Linux."""
+    found = None
+    for table in NET_TCP, NET_TCP6:
+        with contextlib.suppress(FileNotFoundError):  # a system without IPv6
+            found = found or pattern.search(table.read_text())
+    return found
 
 
 def moving(process):
@@ -708,7 +718,7 @@ class Peer:
         __tracebackhide__ = True
         ours, theirs = (f"{int(name.rpartition(':')[2]):04X}" for name in (self.address, f":{self.server.port}"))
         line = re.compile(rf"^ *\d+: \w+:{theirs} \w+:{ours} \w+ (\w+):(\w+) ", re.MULTILINE)
-        found = wait_until(lambda: line.search(NET_TCP.read_text()))
+        found = wait_until(lambda: search_connections(line))
         if not found:
             self.fail(f"the system knows nothing of the server's end of {self.address}")
         return int(found[1], 16), int(found[2], 16)
