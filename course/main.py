@@ -11,7 +11,7 @@ from pathlib import Path
 from course.program import CannotStart, Limits, Program, check_program, words_of
 from course.room import Room
 from course.stages import STAGES
-from course.verdict import BROKEN, NOT_TESTED, PASSED, Course, Lines, Result, Stage, show_output
+from course.verdict import BROKEN, NOT_TESTED, PASSED, Course, Lines, Stage, show_output
 
 ROOT = Path(__file__).resolve().parent.parent
 LIKE = ["", "blocking", "thread_per_client", "select_based", "poll_based", "asyncio_based", "epoll_based"]
@@ -146,7 +146,6 @@ def examine(command, limits, like="", only=None, numbers=None, every=False, budg
     room.started = seconds
     try:
         course = Course(room, [stage for stage in stages if stage], every, budget, tell)
-        prepare(course, numbers, stages)
         for number in numbers:
             stage = stages[number - 1]
             if not stage:
@@ -178,25 +177,6 @@ def examine(command, limits, like="", only=None, numbers=None, every=False, budg
         room.end()
     report |= {"seconds": round(time.monotonic() - begun, 1), "files": sorted(room.files)[:20], "memory": room.most}
     return report
-
-
-def prepare(course, numbers, stages):
-    """When stages are left out: whether what the chosen ones need is broken is found out first, without a word."""
-    chosen = {check.name for number in numbers if stages[number - 1] for check in stages[number - 1].checks}
-    needed, queue = set(), list(chosen)
-    while queue:
-        check = course.all_checks.get(queue.pop())
-        for name in check.needs if check else ():
-            if name not in needed and name not in chosen:
-                needed.add(name)
-                queue.append(name)
-    for name, check in course.all_checks.items():
-        if name in needed:
-            because = course.why_not(check, "")
-            result = course.test(check) if not because else None
-            if result is None:
-                result = Result(check, because=because)
-            course.results[name] = result
 
 
 def summary(report, tell):

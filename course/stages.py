@@ -597,11 +597,17 @@ def interrupt(room):
     silent = room.connect() if not room.echoes else speaker
     speaker.send(b"hello\nhalf")
     listener.expect_lines(speaker, ["hello"])
-    silent.gather(0.1)  # it may have heard A, or not yet been in the room
-    silent.unread.clear()
     stop(room, signal.SIGINT)
     for peer in {speaker, listener, silent}:
-        peer.expect_end(hint="!At the end close every connection. An unfinished line is no message.")
+        limit = time.monotonic() + PATIENCE
+        while peer.receive(limit):
+            pass
+        if not peer.ended:
+            raise Broken(f"{peer} is not disconnected", "!At the end close every connection.")
+        if speaker.line("half") in peer.unread:
+            raise Broken(
+                "half a line was delivered", "!An unfinished line is no message.", b"", bytes(peer.unread), peer
+            )
 
 
 @check(
@@ -989,7 +995,7 @@ def endless(room):
     "the room "
     "is full' and disconnected; those inside talk on; nothing spins; and when somebody leaves, the next one is "
     "let in.",
-    needs=(*HEARD, "leaving.close", "leaving.reset", "leaving.descriptors"),
+    needs=(*HEARD, "leaving.close", "leaving.reset", "leaving.descriptors", "log.idle"),
     hint="Count the clients, and keep some descriptors back: accept who finds no room, send the error, and close.",
     echoes=False,
 )
@@ -1435,7 +1441,7 @@ def turns(room):
     "A client sends messages as fast as it can for a second. Who does not keep up may be dropped, but afterwards "
     "the room "
     "must be open, and quiet.",
-    needs=(*HEARD, "framing.many", "slow.stuck", "leaving.reset", "leaving.pipe"),
+    needs=(*HEARD, "framing.many", "slow.stuck", "leaving.reset", "leaving.pipe", "log.rest"),
     hint="What waits for each client needs a bound, and so does what waits between your threads.",
     echoes=False,
 )

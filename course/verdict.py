@@ -108,7 +108,7 @@ class Course:
     def why_not(self, check, ahead):
         """Why a check cannot be tested, or ""."""
         for name in check.needs:
-            result = self.results.get(name)
+            result = self.result_of(name)
             if result and result.verdict == BROKEN:
                 return f"because of {name}"
             if result and result.verdict == NOT_TESTED and result.because:
@@ -116,6 +116,15 @@ class Course:
         if time.monotonic() > self.end:
             return "because the time was over"
         return ahead
+
+    def result_of(self, name):
+        """The result of a check that another one needs: it is tested now, without a word, if it was not before. None
+        if no such check is made."""
+        check = self.all_checks.get(name)
+        if check and name not in self.results:
+            because = self.why_not(check, "")
+            self.results[name] = Result(check, because=because) if because else self.test(check)
+        return self.results.get(name)
 
     def test(self, check):
         """Run one check, and return its result."""
@@ -162,12 +171,13 @@ class Course:
         lines.add(f"   Read: {stage.page}")
         stopped = ""
         for place, check in enumerate(stage.checks, 1):
-            because = self.why_not(check, stopped)
+            known = self.results.get(check.name)  # another stage may have needed it
+            because = "" if known else self.why_not(check, stopped)
             if because:
                 self.results[check.name] = Result(check, because=because)
                 continue
             lines.wrap(check.tells, f"   {number}.{place} ")
-            result = self.results[check.name] = self.test(check)
+            result = self.results[check.name] = known or self.test(check)
             if result.verdict == NOT_TESTED:
                 lines.add(f"       not tested: {result.because}")
             elif result.verdict == PASSED:
