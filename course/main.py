@@ -66,6 +66,8 @@ def exercise_of(command):
     for folder in path.resolve().parents:
         file = folder / "exercise.toml"
         if file.is_file():
+            import course.exercises.checks  # noqa: F401 (more checks, for exercises alone)
+
             with open(file, "rb") as toml:
                 return tomllib.load(toml)
         if folder == ROOT:
@@ -74,12 +76,14 @@ def exercise_of(command):
 
 
 def stages_for(like, only=None):
-    """The stages, without what such a model does not promise, or those with these names and what they need."""
+    """The stages, without what such a model does not promise; or those with these names, and of others the checks with
+    these names."""
     echoes = like == "blocking"
     stages = []
     for stage in STAGES:
-        checks = [check for check in stage.checks if not (echoes and check.room)]
-        if checks and (only is None or stage.name in only):
+        wanted = [check for check in stage.checks if only is None or {stage.name, check.name} & {*only}]
+        checks = [check for check in wanted if not (echoes and check.room)]
+        if checks:
             stages.append(Stage(stage.name, stage.title, stage.why, stage.page, checks))
         else:
             stages.append(None)
