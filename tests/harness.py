@@ -618,6 +618,23 @@ class Server(Process):
         shares = ", ".join(f"{share:.0%}" for share in shares)
         raise BrokenPromise(f"it has nothing to do, and uses {shares} of the CPU that it could have")
 
+    def check_memory(self, work, allowed):
+        """Do the work, and fail if that takes so many bytes more of memory. work() may return how many it took at most.
+
+        A heap, of Java or JavaScript, grows for a while until it is as big as it may become. So a student's server may
+        do the work several times: it is wrong if each time takes more memory than the time before.
+        """
+        __tracebackhide__ = True
+        before, grown = self.memory(), []
+        for _ in range(5 if self.model.foreign else 1):
+            after = work() or self.memory()
+            grown.append(after - before)
+            if grown[-1] < allowed:
+                return
+            before = after
+        grown = ", then ".join(f"{more / (1 << 20):.1f} MiB" for more in grown)
+        raise BrokenPromise(f"it takes {grown} more memory, and may take {allowed / (1 << 20):.0f} MiB more")
+
     def check_descriptors(self, at_most):
         """Fail unless the server comes down to as many descriptors."""
         __tracebackhide__ = True

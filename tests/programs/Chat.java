@@ -43,7 +43,7 @@ public class Chat {
         byte[] received = new byte[0];
         byte[] unsent = new byte[0];
         int first = 0, last = 0; // of what is unsent
-        boolean failed = false;
+        boolean failed = false, reset = false;
 
         Client(SocketChannel channel, String name) throws IOException {
             this.channel = channel;
@@ -170,7 +170,9 @@ public class Chat {
         } else if (client.received.length > MAX_MESSAGE) {
             tooLong(client);
         } else if (count < 0) {
-            message(client, data, start, end);
+            if (!client.reset) {
+                message(client, data, start, end);
+            }
             flush(client);
             drop(client, "left");
         }
@@ -226,6 +228,7 @@ public class Chat {
                 client.first += client.channel.write(ByteBuffer.wrap(client.unsent, client.first, size));
             } catch (IOException error) { // its last words may be unread: it is read to its end
                 client.failed = true;
+                client.reset = !"Broken pipe".equals(error.getMessage()); // else the end of the stream came before
                 client.first = client.last;
                 client.channel.shutdownOutput();
             }
