@@ -50,16 +50,22 @@ function leave(socket, why) {
 
 function tell(socket, data) {
   clients.get(socket).unsent.push(data);
-  waiting.add(socket);
-  if (waiting.size === 1) setImmediate(flush);
+  later(socket);
 }
 
 // When all that is ready has been read. Node gives up a socket to which it cannot write, and with it what its client
-// has said. One write to a client that has closed still succeeds; before the next one it is read to its end.
+// has said. So whoever has just come is read once before it is sent anything; and one write to a client that has closed
+// still succeeds: before the next one it is read to its end.
 function flush() {
-  for (const socket of waiting) {
+  const sockets = [...waiting];
+  waiting.clear();
+  for (const socket of sockets) {
     const client = clients.get(socket);
     if (!client || !socket.writable) continue;
+    if (client.turns++ === 0) {
+      later(socket);
+      continue;
+    }
     socket.write(client.unsent.join(""));
     client.unsent = [];
     if (socket.writableLength > MAX_UNSENT) {
@@ -67,7 +73,11 @@ function flush() {
       socket.destroy();
     }
   }
-  waiting.clear();
+}
+
+function later(socket) {
+  if (waiting.size === 0) setImmediate(flush);
+  waiting.add(socket);
 }
 
 function message(sender, line) {
@@ -109,7 +119,7 @@ function welcome(socket) {
     socket.destroySoon();
     return;
   }
-  clients.set(socket, { name, received: Buffer.alloc(0), unsent: [] });
+  clients.set(socket, { name, received: Buffer.alloc(0), unsent: [], turns: 0 });
   note(`${name} joined, ${clients.size} online`);
   socket.on("data", (data) => receive(socket, data));
   socket.on("end", () => {
