@@ -6,6 +6,7 @@ the server's log.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import ipaddress
@@ -62,6 +63,14 @@ def shorten(data, most=SHOWN):
 
 
 _reserved = deque()
+_started = set()  # the pids of what was started here, and has not been ended
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans():
+    """From now on a descendant whose parent has ended is our child, also one with a session of its own (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_port():
@@ -85,6 +94,54 @@ def free_port():
         if len(_reserved) > 100:  # that server is long gone
             _reserved.popleft().close()
         return port
+
+
+# What a student's server gets of our environment: what it takes to be found and to run, and nothing that is secret.
+KEPT = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TERM",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "JAVA_HOME",
+    "GOPATH",
+    "GOROOT",
+    "GOCACHE",
+    "GOMODCACHE",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "NODE_PATH",
+    "NVM_DIR",
+    "PYENV_ROOT",
+    "PYENV_VERSION",
+    "VIRTUAL_ENV",
+    "DOTNET_ROOT",
+]
+
+
+def bare_environment(folder, more=None):
+    """The environment of a student's server, to which the folder is given for what it writes."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith("LC_")}
+    return {**kept, "TMPDIR": str(folder), **(more or {})}
+
+
+def from_here(word):
+    """The word, for a program that is started elsewhere: what names a file or folder here is its full path.
+
+    So is a part of it, after `=` or between `:`, as in `--class-path=build:lib/chat.jar`.
+    """
+    if os.path.exists(word):
+        return os.path.abspath(word)
+    option, equals, paths = word.rpartition("=")
+    parts = [os.path.abspath(part) if part and os.path.exists(part) else part for part in paths.split(":")]
+    return option + equals + ":".join(parts)
 
 
 def environment(more=None):
@@ -195,6 +252,7 @@ class Terminal(pexpect.spawn):
             args[0], args, env, file_actions=opened + copied, setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ]
         )
         os.close(its)
+        _started.add(pid)
         return ptyprocess.PtyProcess(pid, ours)
 
     def end(self):
@@ -230,6 +288,14 @@ def why_not(program, error):
     return f"{program} cannot start: {error.strerror or error}"
 
 
+def is_alive(process):
+    """Whether a process is there, and no zombie."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def ending(status):
     """How a program ended, in words."""
     if status >= 0:
@@ -263,15 +329,17 @@ class Process:
     Made by the fixture `run`, which ends it and all its children when the test ends.
     """
 
-    def __init__(self, reaper, command, log_path, **options):
-        """Start `command`; `options` are those of subprocess.Popen."""
+    def __init__(self, reaper, command, log_path, bare=False, **options):
+        """Start `command`; `options` are those of subprocess.Popen. `bare`: `env` is all of its environment."""
         self.command, self.log_path = list(command), log_path
         self._reaper, self._last_log = reaper, None
-        env = environment(options.pop("env", None))
+        env = options.pop("env", None)
+        env = env if bare else environment(env)
         with open(log_path, "ab") as log:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
             self.popen = subprocess.Popen(self.command, start_new_session=True, env=env, **options)
         self.pid = self.popen.pid
+        _started.add(self.pid)
         reaper.begin_group(self.pid)
 
     @property
@@ -352,6 +420,7 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             self.signal_group(signal.SIGKILL)
         self.popen.wait()
+        _started.discard(self.pid)
         self._reaper.end_group(self.pid)
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             with contextlib.suppress(BrokenPipeError):
@@ -391,8 +460,14 @@ class Server(Process):
         self.model, self.host = model, host or "127.0.0.1"
         self._begin()
         if model.foreign:
+            adopt_orphans()
             self.port = port or free_port()
-            command = [part.replace("{port}", str(self.port)) for part in model.command]
+            program, *words = model.command
+            words = [from_here(program) if os.sep in program else program, *map(from_here, words)]
+            command = [word.replace("{port}", str(self.port)) for word in words]
+            folder = log_path.with_name(f"{log_path.name}-files")
+            folder.mkdir()
+            options = {"bare": True, "cwd": folder, **options, "env": bare_environment(folder, options.get("env"))}
         else:
             self.port = port
             options.setdefault("cwd", ROOT)
@@ -409,6 +484,36 @@ class Server(Process):
             except BaseException:  # whoever wanted it never gets it, and so cannot end it
                 self.kill()
                 raise
+
+    def processes(self):
+        """As of any program; and of a student's those, too, that have made themselves a session of their own.
+
+        If it is not known of a process whose it was, as its parent has ended, it belongs to all that run here.
+        """
+        found = super().processes()
+        if self.model.foreign:
+            others = _started - {self.pid} | {self._reaper.process.pid}
+            trees = [child for child in psutil.Process().children() if child.pid not in others]
+            for tree in trees:
+                with contextlib.suppress(psutil.Error):
+                    found += [tree, *tree.children(recursive=True)]
+            found = [process for process in set(found) if is_alive(process)]
+        return found
+
+    def kill(self):
+        """End the whole group, at once; and of a student's server what else it has started."""
+        super().kill()
+        if self.model.foreign:
+            wait_until(self._kill_the_rest)
+
+    def _kill_the_rest(self):
+        """Whether there is nothing more to end: what is ended may have started something meanwhile."""
+        rest = self.processes()
+        for process in rest:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(rest, timeout=1)
+        return not rest
 
     def _begin(self):
         self.peers, self.gone = [], deque(maxlen=8)
