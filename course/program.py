@@ -46,10 +46,11 @@ class CannotStart(Exception):
         self.hint = hint
 
 
-def words_of(command):
+def words_of(command, folder=None):
     """A command as words, with paths that do not depend on the directory; `{port}` is put at the end if it is missing.
 
-    Raises CannotStart for one that cannot be understood.
+    `folder`: where the command is to be run, if not anywhere: then its paths are those of that folder, and Python is
+    the one in PATH. Raises CannotStart for one that cannot be understood.
     """
     try:
         words = shlex.split(command)
@@ -57,17 +58,18 @@ def words_of(command):
         raise CannotStart(f"the command cannot be read: {error}: {command}") from None
     if not words:
         raise CannotStart("the command is empty")
-    if os.path.exists(command):  # a path with blanks in it
+    if os.path.exists(os.path.join(folder or "", command)):  # a path with blanks in it
         words = [command]
     if not any("{port}" in word for word in words):
         words.append("{port}")
-    program = words[0]
-    if os.sep in program or (os.path.isfile(program) and not shutil.which(program)):
+    program = os.path.join(folder or "", words[0])
+    if os.sep in words[0] or (os.path.isfile(program) and not shutil.which(words[0])):
         words[0] = os.path.abspath(program)
-    words[1:] = [os.path.abspath(word) if os.path.exists(word) else word for word in words[1:]]
+    if folder is None:
+        words[1:] = [os.path.abspath(word) if os.path.exists(word) else word for word in words[1:]]
     suffix = Path(words[0]).suffix
     if suffix in INTERPRETERS and os.path.isfile(words[0]) and not os.access(words[0], os.X_OK):
-        words[:0] = INTERPRETERS[suffix]
+        words[:0] = INTERPRETERS[suffix] if folder is None or suffix != ".py" else ["python3"]
     return words
 
 
@@ -183,7 +185,23 @@ def scrubbed(limits, scratch):
     env["HOME"] = limits.home or os.environ.get("HOME", scratch)
     env["TMPDIR"] = scratch
     env.setdefault("PATH", os.defpath)
+    if limits.user is not None:  # what another user cannot enter is of no use, and would hide what it can
+        env["PATH"] = os.pathsep.join(filter(open_to_all, env["PATH"].split(os.pathsep))) or os.defpath
+        env.pop("PYENV_ROOT", None)
     return env
+
+
+def open_to_all(folder):
+    """Whether every user can enter a folder."""
+    path = os.path.realpath(folder)
+    try:
+        while os.stat(path).st_mode & 1:
+            if path == os.sep:
+                return True
+            path = os.path.dirname(path)
+    except OSError:
+        pass
+    return False
 
 
 class Program:

@@ -215,7 +215,7 @@ CHANGED = {
     "C: sends the prefix and the text in two writes": (
         "poll.c",
         {
-            "            put(clients[i], text, out);": "put(clients[i], text, 10), put(clients[i], text + 10, out - 10);",
+            "put(clients[i], text, out);": "put(clients[i], text, 10), put(clients[i], text + 10, out - 10);",
             "setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);": "",
         },
         "latency",
