@@ -33,6 +33,7 @@ REAPER, SERVERS, BROKEN, FIRST = (pytest.StashKey() for _ in range(4))
 
 def pytest_addoption(parser):
     group = parser.getgroup("chat", "teaching chat")
+    group.addoption("--start-within", type=float, default=5.0, help="seconds until a --server-cmd must listen (5)")
     group.addoption("--promises", help="test these promises alone, separated by commas")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
     group.addoption("--road", choices=["only", "without"], help="the growing road's tests alone, or all but those")
@@ -95,7 +96,7 @@ def usage_error(option, *errors):
 def pytest_sessionstart(session):
     """A student's server is started once: what cannot start at all is said once, and not by every test."""
     config = session.config
-    if config.getoption("--server-cmd") is None or hasattr(config, "workerinput"):
+    if (command := config.getoption("--server-cmd")) is None or hasattr(config, "workerinput"):
         return
     config.stash[REAPER] = Reaper()
     (model,) = config.models
@@ -107,7 +108,13 @@ def pytest_sessionstart(session):
             except (OSError, ValueError) as error:
                 raise harness.BrokenPromise(harness.why_not(model.command[0], error)) from None
             try:
+                watch, allowed = harness.Stopwatch(server), config.getoption("--start-within")
                 server.await_port(once=True)
+                if (took := watch.lap()) > allowed:
+                    raise harness.BrokenPromise(
+                        f"{command} listens {took:.1f} seconds after its start, and may take {allowed:g}: "
+                        "each test starts it anew"
+                    )
             finally:
                 server.kill()
 
@@ -203,7 +210,7 @@ def pytest_runtest_makereport(item, call):
         report.sections.append(("the promise", f"{promise}: {PROMISES[promise]}"))
     for server in item.stash.get(SERVERS, []):
         report.sections.append(("sent and come", server.describe()))
-        report.sections.append(("the server's log", server.log[-1500:]))
+        report.sections.append(("the server's log", server.log_end))
     return report
 
 
@@ -366,7 +373,7 @@ def server(start):
     server = start()
     yield server
     if not server.running:
-        raise harness.BrokenPromise(f"the server ended {harness.ending(server.popen.returncode)}:\n{server.log}")
+        raise harness.BrokenPromise(f"the server ended {harness.ending(server.popen.returncode)}:\n{server.log_end}")
 
 
 @pytest.fixture

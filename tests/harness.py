@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import ipaddress
 import itertools
 import os
@@ -22,6 +23,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -40,6 +42,9 @@ LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
 QUESTION = b"your name?\n"  # what a server with a door asks who comes
 SAYS = b" says: "
 SHOWN = 300  # bytes of a transcript that a failure shows
+MOST_UNREAD = 256 << 20  # bytes that are kept of what comes; no test has so much said
+LOG_KEPT = 64 << 10  # bytes of the log of a student's server; it may write as much as it likes
+LOG_BOUND = 8 << 20  # bytes that its file may have
 
 
 class BrokenPromise(AssertionError):
@@ -350,6 +355,11 @@ class Process:
         return self._last_log
 
     @property
+    def log_end(self):
+        """As much of it as a failure shows."""
+        return self.log[-1500:]
+
+    @property
     def running(self):
         return self.popen.poll() is None
 
@@ -358,7 +368,7 @@ class Process:
         __tracebackhide__ = True
         found = wait_until(lambda: re.search(pattern, self.log, re.MULTILINE), within)
         if not found:
-            raise BrokenPromise(f"the log never had {pattern!r}:\n{self.log}")
+            raise BrokenPromise(f"the log never had {pattern!r}:\n{self.log_end}")
         return found
 
     def signal(self, number):
@@ -429,6 +439,33 @@ class Process:
         self._last_log = self.log  # the file may be removed now
 
 
+class LogKeeper(threading.Thread):
+    """What keeps the files of students' logs short, while they are written."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.ends = {}  # path: the end of what was there and is cut off
+        self.start()
+
+    def run(self):
+        while True:
+            for path in list(self.ends):
+                with contextlib.suppress(OSError):  # it may be gone
+                    if path.stat().st_size > LOG_BOUND:
+                        self.ends[path] = self.end_of(path)
+                        os.truncate(path, 0)  # whoever writes writes at the end, wherever that is
+            time.sleep(0.1)
+
+    def end_of(self, path):
+        """The end of what was written, in bytes."""
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_KEPT))
+            return (self.ends.get(path, b"") + file.read(LOG_KEPT))[-LOG_KEPT:]
+
+
+_log_keeper = functools.cache(LogKeeper)
+
+
 class Server(Process):
     """A chat server under test. Made by the fixtures `server` and `start`.
 
@@ -478,12 +515,21 @@ class Server(Process):
         if shell != 'exec "$@"':
             command = ["sh", "-c", shell, "sh", *command]
         super().__init__(reaper, command, log_path, **options)
+        if model.foreign:
+            _log_keeper().ends[log_path] = b""
         if announce:
             try:
                 (self.await_port if model.foreign or polled else self._await_announcement)()
             except BaseException:  # whoever wanted it never gets it, and so cannot end it
                 self.kill()
                 raise
+
+    @property
+    def log(self):
+        """What it has written so far; of a student's server the end of that."""
+        if not self.model.foreign or self._last_log is not None:
+            return super().log
+        return _log_keeper().end_of(self.log_path).decode(errors="backslashreplace").replace("\r\n", "\n")
 
     def processes(self):
         """As of any program; and of a student's those, too, that have made themselves a session of their own.
@@ -505,6 +551,7 @@ class Server(Process):
         super().kill()
         if self.model.foreign:
             wait_until(self._kill_the_rest)
+            _log_keeper().ends.pop(self.log_path, None)
 
     def _kill_the_rest(self):
         """Whether there is nothing more to end: what is ended may have started something meanwhile."""
@@ -526,7 +573,7 @@ class Server(Process):
         found = LISTENING.search(line) if isinstance(line, str) else None
         if not found:
             state = "waits" if self.running else f"ended {ending(self.popen.poll())}"
-            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log}")
+            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log_end}")
         self.port = int(found[3])
 
     def await_port(self, once=False):
@@ -539,17 +586,30 @@ class Server(Process):
             with contextlib.suppress(OSError):
                 socket.create_connection((self.host, self.port), timeout=1).close()
                 answered = True
-            return answered or not self.running
+            return answered or not (self.running or self.processes())
 
         wait_until(answers, every=0.05)
-        if answered and (once or self.running):
+        if answered and (self.running or (once and not self.processes())):
             return
         if self.running:
             state = f"does not listen on {self.host}:{self.port}, {DEADLINE:g} seconds after its start"
+            if elsewhere := self.listens_on():
+                state += f", but on {' and '.join(elsewhere)}"
+        elif self.processes():
+            state = f"ended {ending(self.popen.returncode)}, and goes on in the background; it must not leave"
         else:
             state = f"ended {ending(self.popen.returncode)}, and did not listen"
-        wrote = f"; it wrote:\n{self.log[-1500:].rstrip()}" if self.log.strip() else ", without a word"
+        wrote = f"; it wrote:\n{self.log_end.rstrip()}" if self.log.strip() else ", without a word"
         raise BrokenPromise(f"{shlex.join(self.command)} {state}{wrote}")
+
+    def listens_on(self):
+        """Where its processes listen: addresses with their ports."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                connections = (getattr(process, "net_connections", None) or process.connections)("tcp")
+                found |= {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
+        return sorted(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found)
 
     def connect(self, receive_buffer=None, patience=None):
         """A new client. The system has accepted it; whether the server has, is not known.
@@ -931,6 +991,8 @@ class Peer:
             self.came.add(data)
             heard = self.notices.take(data) if self.notices else data
             self.unread += heard
+            if len(self.unread) > MOST_UNREAD:
+                self.fail(f"{self.name} is sent more than anybody has said")
             if heard or (data and notices):
                 return True
         return False
@@ -984,18 +1046,19 @@ class Peer:
     def read_until(self, mark, within=None):
         """All bytes up to the end of `mark`."""
         __tracebackhide__ = True
-        end, searched = time.monotonic() + (within or DEADLINE), 0
+        end, searched, late = time.monotonic() + (within or DEADLINE), 0, False
         while (found := self._find(mark, searched)) < 0:
             searched = max(0, len(self.unread) - len(mark))
-            if not self._receive(end):
+            if late or not self._receive(end):
                 self.fail(f"{self.name} waited in vain", mark)
+            late = time.monotonic() > end  # more may come for ever
         return self._cut(found + len(mark))
 
     def read_to_end(self, within=None):
         """All bytes up to the end of the connection."""
         __tracebackhide__ = True
         end = time.monotonic() + (within or DEADLINE)
-        while self._receive(end):
+        while self._receive(end) and time.monotonic() < end:
             pass
         if not self.ended:
             self.fail(f"{self.name} should have been disconnected")
@@ -1016,9 +1079,10 @@ class Peer:
 
     def hears(self, line, end):
         """Whether the line is among what is unread before the time `end`."""
-        while (found := self._find(line) < 0) and self._receive(end):
-            pass
-        return not found
+        late = False
+        while (missing := self._find(line) < 0) and not late and self._receive(end):
+            late = time.monotonic() > end  # more may come for ever
+        return not missing
 
     def _find(self, mark, start=0):
         """Where the bytes are among what is unread, or -1. What somebody says is a line, and not a part of one."""

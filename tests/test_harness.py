@@ -1,18 +1,21 @@
 """The harness is tested: what it says when something fails, and that it leaves nothing behind."""
 
+import contextlib
 import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import harness
 import psutil
 import pytest
-from harness import BrokenPromise, Notices, Server, Stopwatch, wait_until
+from harness import BrokenPromise, Notices, Peer, Server, Stopwatch, wait_until
 from promises import ROOT
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
@@ -310,6 +313,9 @@ SCRIPTS = {
     "killed": ("#!/bin/sh\nkill -9 $$\n", 0o755),
     "dies": ("#!/bin/sh\necho no such luck\nexit 3\n", 0o755),
     "sleeps": ("#!/bin/sh\nexec sleep 100\n", 0o755),
+    "elsewhere": (f"#!/bin/sh\nexec {sys.executable} {BASE} $(($1 + 1))\n", 0o755),
+    "leaves": (f"#!/bin/sh\n{sys.executable} {BASE} $1 &\n", 0o755),
+    "is_late": (f"#!/bin/sh\nsleep 2\nexec {sys.executable} {BASE} $1\n", 0o755),
 }
 CANNOT = {
     "": "it is empty",
@@ -331,6 +337,9 @@ CANNOT = {
     "./killed {port}": "ended by SIGKILL, and did not listen, without a word",
     "./dies {port}": "ended with status 3, and did not listen; it wrote:\nno such luck\n",
     "./sleeps {port}": "1 seconds after its start, without a word",
+    "./elsewhere {port}": "after its start, but on 127.0.0.1:",
+    "./leaves {port}": "ended with status 0, and goes on in the background; it must not leave",
+    "./is_late {port}": "seconds after its start, and may take 1: each test starts it anew",
 }
 
 
@@ -341,8 +350,15 @@ def test_a_server_that_cannot_even_start_is_said_once(sub_pytest, scratch, comma
     for name, (text, mode) in SCRIPTS.items():
         (scratch / name).write_text(text)
         (scratch / name).chmod(mode)
+    deadline = 1 if "sleeps" in command else 15
     process = sub_pytest(
-        command, f"-n{workers}", "--deadline=1", f"-c{ROOT}/pyproject.toml", ROOT / "tests", cwd=scratch
+        command,
+        f"-n{workers}",
+        f"--deadline={deadline}",
+        "--start-within=1",
+        f"-c{ROOT}/pyproject.toml",
+        ROOT / "tests",
+        cwd=scratch,
     )
     assert process.wait(within=300) == pytest.ExitCode.USAGE_ERROR, process.log
     error, _, rest = process.log.lstrip().partition("\n")
@@ -364,6 +380,59 @@ def test_wrong_options(run, options, says):
     process = run([sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", *options], cwd=ROOT)
     assert process.wait(within=30) == pytest.ExitCode.USAGE_ERROR
     assert says in process.log
+
+
+# However much comes
+
+
+@pytest.fixture
+def endless(monkeypatch):
+    """A client of a server that never stops sending."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send():
+            with contextlib.suppress(OSError), listener.accept()[0] as sock:
+                while True:
+                    sock.sendall(b"and so on\n" * 1000)
+
+        threading.Thread(target=send, daemon=True).start()
+        peer = Peer(None, socket.create_connection(listener.getsockname()))
+        yield peer
+        peer.sock.close()
+
+
+def test_a_deadline_is_one_also_while_much_comes(endless):
+    with pytest.raises(BrokenPromise, match="waited in vain"):
+        endless.read_until(b"the end\n", within=0.5)
+    with pytest.raises(BrokenPromise, match="should have been disconnected"):
+        endless.read_to_end(within=0.5)
+    assert not endless.hears(b"the end\n", time.monotonic() + 0.5)
+
+
+def test_what_comes_has_a_bound(endless, monkeypatch):
+    monkeypatch.setattr(harness, "MOST_UNREAD", 1 << 20)
+    with pytest.raises(BrokenPromise, match="is sent more than anybody has said"):
+        endless.read_to_end()
+
+
+def test_an_endless_log(sub_pytest, scratch):
+    """Neither the disk nor the report gets full of it, and the end of it is shown."""
+    server = scratch / "talks"
+    server.write_text(f"#!/bin/sh\nyes something of no interest &\nexec {sys.executable} {BASE} $1\n")
+    server.chmod(0o755)
+    process = sub_pytest(f"{server} {{port}}", "-n0", "tests/test_idle.py", "-knobody_there", "--deadline=6")
+    most = 0
+
+    def ended():
+        nonlocal most
+        with contextlib.suppress(OSError):
+            most = max([most, *(file.stat().st_size for file in (scratch / "files").glob("*/*/log*"))])
+        return not process.running
+
+    assert wait_until(ended, within=300)
+    assert 1 << 20 < most < 2 << 30  # a gigabyte in a tenth of a second is more than it can
+    assert "it has nothing to do, and uses" in process.log
+    assert "something of no interest" in process.log and len(process.log) < 20_000
 
 
 # On any machine, however busy, and however the suite is started
