@@ -10,7 +10,6 @@ import re
 import secrets
 import signal
 import socket
-import statistics
 import sys
 import threading
 import time
@@ -22,7 +21,7 @@ import oracle
 from cases import CASES, WORDS
 
 from course.program import LINUX, SOON, CannotStart, Program, socket_table, wait_until
-from course.room import PATIENCE, Broken, NotHere
+from course.room import LONGEST, PATIENCE, Broken, NotHere
 from course.verdict import Check, Stage
 
 GRACE = 3.0  # seconds from a signal to the end: two, and one for an interpreter's own end
@@ -100,7 +99,8 @@ STAGES = [
     ),
 ]
 BY_NAME = {stage.name: stage for stage in STAGES}
-HEARD = ("broadcast.words", "broadcast.own")
+HEARD = ("broadcast.words", "broadcast.newcomer", "broadcast.own", "broadcast.everybody")
+FRAMED = (*HEARD, "framing.half", "framing.many")  # what all that comes after framing rests on
 
 
 def check(name, tells, needs=(), hint="", room=False, echoes=True):
@@ -158,8 +158,6 @@ def taken(room):
             raise Broken(f"the second one ended with status 0, as if all were well, and wrote: {output[-200:]!r}")
         if status < 0:
             raise Broken(f"the second one crashed: {second.how_it_ended()}")
-        if not output.strip():
-            raise Broken("the second one ended without a word")
     finally:
         second.close()
     if not first.running:
@@ -251,16 +249,22 @@ def words(room):
             )
             raise Broken(f"{peer} got something before anybody had said anything: a greeting", hint, b"", came, peer)
     # Who came first may be put into the room last, by a thread that is late: so the first words may be said anew.
-    for pause in (1.0, 2.0, 3.0, 4.0):
-        text = f"hello {secrets.token_hex(3)}"
-        speaker.send(text.encode() + b"\n")
+    said = []
+    for pause in (2.0, 3.0, 5.0):
+        said.append(f"hello {secrets.token_hex(3)}")
+        speaker.send(said[-1].encode() + b"\n")
         if came := line_of(listener, pause):
             break
         if listener.ended or speaker.ended or not room.program.running:
             break
-    if came == speaker.line(text):
-        del listener.unread[:]
-        return None
+    text = next((text for text in said if text.encode() in came), said[-1])
+    if came.startswith(speaker.line(text)) and came in b"".join(map(speaker.line, said)):
+        speaker.send(b"a second line\n")
+        if listener.hears(speaker.line("a second line"), PATIENCE):
+            return None
+        hint = "Serve a client until it leaves, and not for one line alone."
+        came = bytes(listener.unread)
+        raise Broken(f"{listener} got one line, and not the second", hint, speaker.line("a second line"), came, speaker)
     if came:
         what, hint = mistake_in(came, speaker, listener, text, room.program.port)
         raise Broken(
@@ -309,9 +313,27 @@ def why_silent(room, speaker, listener, text):
 
 
 @check(
+    "broadcast.newcomer",
+    "A and B talk, then C comes. C must get nothing of what was said before, and hear what is said from then on.",
+    needs=("broadcast.words",),
+    hint="There is no history: a newcomer hears what is said after it came.",
+    echoes=False,
+)
+def newcomer(room):
+    room.start()  # in which nobody has said anything
+    a, b = room.join(2)
+    a.send(b"before\n")
+    b.expect_lines(a, ["before"])
+    c = room.connect()
+    c.expect_nothing()
+    a.send(b"after\n")
+    c.expect_lines(a, ["after"])
+
+
+@check(
     "broadcast.own",
     "A speaks, then B answers. The first thing that A gets must be B's answer, and not its own line.",
-    needs=("broadcast.words",),
+    needs=("broadcast.words", "broadcast.newcomer"),
     hint="The sender does not get its own line: leave it out when you go through the clients.",
     echoes=False,
 )
@@ -329,7 +351,7 @@ def own(room):
 @check(
     "broadcast.everybody",
     "Ten clients come. Each says ten lines, one after the other. Each of the others must get each line once, in order.",
-    needs=HEARD,
+    needs=("broadcast.words", "broadcast.own"),
     hint="Each line goes to every other client exactly once. Do several threads change the list at the same time?",
     echoes=False,
 )
@@ -344,30 +366,14 @@ def everybody(room):
                     listener.expect_lines(speaker, [text])
 
 
-@check(
-    "broadcast.newcomer",
-    "A and B talk, then C comes. C must get nothing of what was said before, and hear what is said from then on.",
-    needs=HEARD,
-    hint="There is no history: a newcomer hears what is said after it came.",
-    echoes=False,
-)
-def newcomer(room):
-    a, b = room.join(2)
-    a.send(b"before\n")
-    b.expect_lines(a, ["before"])
-    c = room.connect()
-    c.expect_nothing()
-    a.send(b"after\n")
-    c.expect_lines(a, ["after"])
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # framing
 
 
 @check(
     "framing.half",
-    "A sends 'half', and a little later ' a line' with its newline. B must get nothing at first, then one line.",
+    "A sends 'half'. B must get nothing, and says 'meanwhile'. Then A sends ' a line' and the newline. B must get "
+    "'half a line'.",
     needs=HEARD,
     hint="Keep what you received until its newline is there: a recv is not a message. Each client has a buffer of "
     "its own.",
@@ -376,6 +382,9 @@ def half(room):
     speaker, listener = room.pair()
     speaker.send(b"half")
     listener.expect_nothing("what has no newline yet must not be delivered")
+    if listener is not speaker:
+        listener.send(b"meanwhile\n")
+        speaker.expect_lines(listener, ["meanwhile"], "half of a line of A became part of a line of B")
     speaker.send(b" a line\n")
     listener.expect_lines(speaker, ["half a line"])
 
@@ -392,7 +401,7 @@ def many(room):
     speaker.send("".join(f"{text}\n" for text in texts).encode())
     wanted = b"".join(speaker.line(text) for text in texts)
     end = time.monotonic() + PATIENCE
-    while len(listener.unread) < len(wanted) and listener.receive(min(end, time.monotonic() + 2)):
+    while len(listener.unread) < len(wanted) and listener.receive(min(end, time.monotonic() + 3), True):
         pass
     came = bytes(listener.unread)
     if came == wanted:
@@ -439,7 +448,7 @@ def blank(room):
 @check(
     "framing.last",
     "A sends 'first', its newline, and 'last words' without one, and closes its sending side. B must get both lines.",
-    needs=HEARD,
+    needs=(*HEARD, "leaving.end"),
     hint="When recv returns nothing the stream has ended, and what is in the client's buffer is its last message.",
 )
 def last(room):
@@ -460,7 +469,7 @@ def say(room, cases, hint="", needs_each=False):
         speaker.send(line + b"\n")
         wanted = speaker.line(text)
         end = time.monotonic() + PATIENCE
-        while b"\n" not in listener.unread and listener.receive(end):
+        while b"\n" not in listener.unread and listener.receive(end, True):
             pass
         came, _, _ = listener.unread.partition(b"\n")
         came = bytes(came + b"\n") if b"\n" in listener.unread else bytes(listener.unread)
@@ -477,7 +486,7 @@ def literal_of(line):
 @check(
     "message.text",
     "A sends text in many scripts, emoji, tabs, and what looks like a format (%s). B must get it unchanged.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="Text is UTF-8: pass its bytes on. Never use what a client sends as a format (printf(text)).",
 )
 def text(room):
@@ -487,7 +496,7 @@ def text(room):
 @check(
     "message.endings",
     "A ends lines with CR LF and CR NUL LF, as telnet and PuTTY do. B must get the text without them.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="Drop the CR, and the NUL that may follow it, in front of the newline.",
 )
 def endings(room):
@@ -497,7 +506,7 @@ def endings(room):
 @check(
     "message.bad",
     "A sends bytes that are no UTF-8. B must get U+FFFD in their place, and the server must go on.",
-    needs=HEARD,
+    needs=(*FRAMED, "framing.bytes"),
     hint="Decode with replacement: in Python data.decode(errors='replace'). What is no UTF-8 becomes U+FFFD.",
 )
 def bad(room):
@@ -507,7 +516,7 @@ def bad(room):
 @check(
     "message.controls",
     "A sends control characters, such as ESC, which could take over a terminal. B must get the text without them.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="Remove the characters U+0000 to U+001F but the tab, and U+007F to U+009F: ESC [ 31 m makes a terminal red.",
 )
 def controls(room):
@@ -517,7 +526,7 @@ def controls(room):
 @check(
     "message.overrides",
     "A sends bidirectional overrides and isolates, which turn text around. B must get the text without them.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="Remove U+202A to U+202E and U+2066 to U+2069, the overrides. (Emoji with joiners, U+200D, stay whole.)",
 )
 def overrides(room):
@@ -527,7 +536,7 @@ def overrides(room):
 @check(
     "message.telnet",
     "A sends telnet's own commands (IAC, FF) within lines, and unfinished ones. B must get the text without them.",
-    needs=HEARD,
+    needs=(*FRAMED, "framing.bytes"),
     hint="Remove telnet's commands: FF and a byte F0 to F9; FF, FB to FE and an option; FF FA up to FF F0; FF FF is "
     "one byte FF. An unfinished one ends with its line.",
 )
@@ -544,16 +553,21 @@ def stop(room, number):
     program, name = room.program, signal.Signals(number).name
     before, then = program.starved(), time.monotonic()
     program.signal(number)
-    wait_until(lambda: not program.running, PATIENCE)
+    lost = 0.0
+    while program.running and (seconds := time.monotonic() - then) < PATIENCE + LONGEST:
+        if seconds > PATIENCE and seconds - lost > PATIENCE:
+            break
+        time.sleep(0.02)
+        lost = sum(max(0.0, now - before.get(task, 0.0)) for task, now in program.starved().items())
     seconds = time.monotonic() - then
-    lost = sum(max(0.0, now - before.get(task, 0.0)) for task, now in program.starved().items())
     if program.running:
         raise Broken(f"{name} was sent, and it still runs {PATIENCE:.0f} seconds later", "!" + HINTS["stop"])
     status = program.ask()["status"]
     if status == -number:
         raise Broken(
             f"{name} killed it",
-            f"!Handle {name}: close the connections, log bye, and end with status 0.",
+            hint_of_interrupt(program.output)
+            or f"!Handle {name}: close the connections, log bye, and end with status 0.",
         )
     if status != 0:
         hint = hint_of_interrupt(program.output) or "!After a signal the status is 0: nothing went wrong."
@@ -571,7 +585,7 @@ HINTS = {
 
 def hint_of_interrupt(output):
     if "KeyboardInterrupt" in output:
-        return "!Catch KeyboardInterrupt around the loop, or handle SIGINT."
+        return "!Catch KeyboardInterrupt around the loop, or handle SIGINT, and end with status 0."
     return ""
 
 
@@ -589,7 +603,7 @@ def term(room):
     "stopping.interrupt",
     "Clients are there, one with half a line, and SIGINT is sent (Ctrl-C). It must end with status 0 within two "
     "seconds; the connections are closed, and the half line is not delivered.",
-    needs=HEARD,
+    needs=FRAMED,
 )
 def interrupt(room):
     room.start()
@@ -677,7 +691,7 @@ def nothing(room):
 @check(
     "leaving.close",
     "A, B and C are there, and C leaves. Nothing may be sent because of that; then A speaks, and B must hear it.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="An empty recv is the end of the stream: take the client out of the list, and close its socket. Who "
     "leaves is "
     "not announced.",
@@ -685,7 +699,8 @@ def nothing(room):
 )
 def close(room):
     a, b, *leavers = room.join(5)
-    for leaver in leavers:
+    for number, leaver in enumerate(leavers):
+        leaver.expect_lines(a, ["still here"] * number)  # what is unread would make a reset of it
         leaver.close()
         a.expect_nothing(f"{leaver} left, and nobody may notice", "Who leaves is not announced to the others.", 0.15)
         a.send(b"still here\n")
@@ -696,7 +711,7 @@ def close(room):
     "leaving.end",
     "A says 'goodbye' and closes its sending side alone. B must hear it, and the server must close the connection "
     "to A.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="An empty recv is the end of the stream, also of one direction: close the socket, or the client waits "
     "for ever.",
 )
@@ -710,9 +725,8 @@ def end(room):
 
 @check(
     "leaving.reset",
-    "A and B are there; others come, say half a line, and leave with a reset. Then A speaks, and B must hear it, and "
-    "nothing of the half lines.",
-    needs=HEARD,
+    "A and B are there; others come, say half a line, and leave with a reset. Then A speaks, and B must hear it.",
+    needs=FRAMED,
     hint="A reset makes recv fail (ECONNRESET): that ends this client, and nobody else. Half a line is discarded then.",
 )
 def reset(room):
@@ -727,9 +741,11 @@ def reset(room):
         leaver.send(b"half")
         time.sleep(0.01)
         leaver.reset()
-    for _ in range(3):
-        a.send(b"still here\n")
-        b.expect_lines(a, ["still here"])
+    for number in range(3):
+        a.send(f"still here {number}\n".encode())
+        # A half line may be heard, too: a send that fails takes the reset away, and recv tells an end without one.
+        if not b.hears(a.line(f"still here {number}"), PATIENCE):
+            raise Broken(f"{b} did not hear {a}", "", a.line(f"still here {number}"), bytes(b.unread), b)
         time.sleep(0.03)
     return None
 
@@ -739,7 +755,7 @@ def reset(room):
     "While the server is stopped A and Z say much, and ten others close. When it goes on it sends to those who "
     "have gone. "
     "B must hear all that A and Z said, and the server must survive.",
-    needs=(*HEARD, "leaving.close", "framing.many"),
+    needs=(*FRAMED, "leaving.close"),
     hint="To send to a client that has gone fails (EPIPE, ECONNRESET, SIGPIPE): that ends this client, and nobody "
     "else.",
     echoes=False,
@@ -775,7 +791,7 @@ def pipe(room):
     "While the server is stopped A says much, and C says 'goodbye' and closes. B must hear C's last words, also "
     "when to "
     "send to C fails before they are read.",
-    needs=(*HEARD, "leaving.pipe", "framing.many"),
+    needs=(*FRAMED, "leaving.pipe"),
     hint="A send that fails says nothing about what the other side had said: read until the end of the stream, "
     "and drop "
     "the client then.",
@@ -804,7 +820,7 @@ def goodbye(room):
 @check(
     "leaving.ctrlc",
     "A says 'whole', then half a line and telnet's Ctrl-C (FF F4). B must hear 'whole' alone, and A is disconnected.",
-    needs=(*HEARD, "message.telnet", "leaving.end"),
+    needs=(*FRAMED, "message.telnet", "leaving.end"),
     hint="FF F4 (IAC IP) is telnet's Ctrl-C: look for it before you look for lines. It ends the connection, and what "
     "stands before it without a newline is discarded.",
 )
@@ -821,7 +837,7 @@ def ctrlc(room):
 @check(
     "leaving.descriptors",
     "A hundred clients come and leave, some with a reset. Then the server may hold no more descriptors than before.",
-    needs=(*HEARD, "leaving.end", "leaving.reset"),
+    needs=(*FRAMED, "leaving.end", "leaving.reset"),
     hint="Close the socket of a client that has left. Descriptors are few, and the server ends up with none.",
 )
 def descriptors(room):
@@ -853,19 +869,23 @@ def leave_all(room):
 @check(
     "leaving.memory",
     "Some thousand clients come and leave. The server's memory may not grow with each of them.",
-    needs=(*HEARD, "leaving.reset", "leaving.descriptors"),
+    needs=(*FRAMED, "leaving.reset", "leaving.descriptors"),
     hint="Something is kept of each client that ever came: forget it when it has left.",
 )
 def memory(room):
     if room.echoes:
         return
+    room.check_open()
+    leave_all(room)
+    processes = len(room.program.tree())
     grown, before = [], room.program.memory()
     for _ in range(12):
-        for _ in range(500):
-            peer = room.connect()
-            peer.reset()
-        room.check_open()
-        leave_all(room)
+        for number in range(500):
+            room.connect().reset()
+            if number % 50 == 49:  # so that not too much is left to be done
+                room.check_open()
+                leave_all(room)
+        wait_until(lambda: len(room.program.tree()) <= processes + 2, PATIENCE, every=0.1)
         now = room.program.memory()
         grown.append(now - before)
         before = now
@@ -878,7 +898,7 @@ def memory(room):
 @check(
     "leaving.keepalive",
     "A is in the room and silent. The system must look after it (SO_KEEPALIVE), since a machine may vanish unseen.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="Set SO_KEEPALIVE on each socket that accept returns (or on the listener, from which Linux inherits it).",
 )
 def keepalive(room):
@@ -905,7 +925,7 @@ def keepalive(room):
 @check(
     "limits.exact",
     "A sends messages of 4096 bytes, their newlines counted, at once and in pieces. B must get them whole.",
-    needs=(*HEARD, "framing.half", "framing.many"),
+    needs=FRAMED,
     hint="A message has at most 4096 bytes with its newline, so 4095 without. A recv of 4096 bytes may end within it.",
 )
 def exact(room):
@@ -923,7 +943,7 @@ def exact(room):
     "limits.long",
     "A says 'before', then a line of 4097 bytes. A must be told 'error: a message may be at most 4096 bytes' and "
     "disconnected; B must hear 'before', and nothing of the long line.",
-    needs=(*HEARD, "framing.half", "leaving.close"),
+    needs=(*FRAMED, "leaving.close"),
     hint="Count what is in a client's buffer without a newline. Past 4096 bytes send that error, close the "
     "connection, and "
     "forget what is in the buffer.",
@@ -951,7 +971,7 @@ def long(room):
 @check(
     "limits.tail",
     "A sends a line of 100,000 bytes, then short lines. Nothing of all that may be delivered, now or later.",
-    needs=(*HEARD, "framing.half", "limits.long", "leaving.close"),
+    needs=(*FRAMED, "limits.long", "leaving.close"),
     hint="After a line that is too long read nothing more from that client: its tail is no message either.",
 )
 def tail(room):
@@ -971,7 +991,7 @@ def tail(room):
 @check(
     "limits.endless",
     "A client sends 16 MiB without a newline. It must be disconnected long before that.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="What has no newline is kept, and kept, until the memory is full: disconnect who sends more than 4096 bytes.",
 )
 def endless(room):
@@ -995,7 +1015,7 @@ def endless(room):
     "the room "
     "is full' and disconnected; those inside talk on; nothing spins; and when somebody leaves, the next one is "
     "let in.",
-    needs=(*HEARD, "leaving.close", "leaving.reset", "leaving.descriptors", "log.idle"),
+    needs=(*FRAMED, "leaving.close", "leaving.reset", "leaving.descriptors", "log.idle"),
     hint="Count the clients, and keep some descriptors back: accept who finds no room, send the error, and close.",
     echoes=False,
 )
@@ -1004,7 +1024,11 @@ def full(room):
     peers = []
     for _ in range(300):
         peers.append(room.connect())
-    wait_until(lambda: sum(not open_(peer) for peer in peers) > 20, PATIENCE / 2, every=0.1)
+    held, since = 0, time.monotonic()
+    while sum(not open_(peer) for peer in peers) <= 20 and time.monotonic() - since < 3:
+        if (now := room.program.descriptors()) != held:  # it is still letting them in
+            held, since = now, time.monotonic()
+        time.sleep(0.1)
     time.sleep(0.4)
     inside = [peer for peer in peers if open_(peer)]
     refused = [peer for peer in peers if peer.ended]
@@ -1055,63 +1079,73 @@ def open_(peer):
 # ----------------------------------------------------------------------------------------------------------------------
 # latency
 
-ROUNDS = 24
+ROUNDS, MOST_ROUNDS, ENOUGH = 20, 60, 8
 LATE = 0.025  # seconds; who waits for an acknowledgement waits for about 0.04
+AT_ONCE = 0.012  # seconds within which the system has not yet acknowledged the first line
 
 
 def delays(room):
-    """How long a first and a second short line of a pause take, in seconds, while the listener's system acknowledges as
-    late as it may: lists."""
+    """How long a first and a second short line after a pause take, in seconds, while the listener's system acknowledges
+    as late as it may: lists.
+
+    On a busy machine many of them take long. But who waits for an acknowledgement does so each time, and so in the
+    quickest rounds as well. A second line tells something only if it was sent before the first was acknowledged.
+    """
     if not hasattr(socket, "TCP_QUICKACK"):
         raise NotHere("only Linux lets a client acknowledge late")
     speaker, listener = room.pair()
-    first, second = [], []
-    for number in range(ROUNDS):
-        for delays in (first, second):
+    first, second, limit = [], [], time.monotonic() + 15
+    for number in range(MOST_ROUNDS):
+        if (number >= ROUNDS and len(second) >= ENOUGH) or time.monotonic() > limit:
+            break
+        took = []
+        for _ in "first", "second":
             listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
-            before, then = room.program.starved(), time.monotonic()
+            then = time.monotonic()
             speaker.send(b"short\n")
             listener.expect_lines(speaker, ["short"])
-            seconds = time.monotonic() - then
-            lost = sum(max(0.0, now - before.get(task, now)) for task, now in room.program.starved().items())
-            delays.append(max(0.0, seconds - lost))
-        if number > 4:
-            time.sleep(0.06)  # until all is acknowledged
-    return first[8:], second[8:]
+            took.append(time.monotonic() - then)
+        if number >= 6:  # at first a system acknowledges at once
+            first.append(took[0])
+            if took[0] < AT_ONCE:
+                second.append(took[1])
+        time.sleep(0.06)  # until all is acknowledged
+    return first, second
 
 
-def typical(delays):
-    return statistics.quantiles(delays, n=4)[0]
+def quick(delays):
+    """What the quicker ones of the delays take, in seconds."""
+    return sorted(delays)[len(delays) // 4]
+
+
+@check(
+    "latency.first",
+    "A sends a short line after a pause; again and again. B, whose system acknowledges late, must get it at once.",
+    needs=FRAMED,
+    hint="The prefix and the text go out in two writes, and the second waits for the acknowledgement of the first: put "
+    "the line together, and send it with one call. And set TCP_NODELAY.",
+    echoes=False,
+)
+def first_line(room):
+    first, room.second = delays(room)
+    if sorted(first)[2] > LATE:
+        raise Broken(f"it takes {sorted(first)[2] * 1000:.0f} ms and more until a first line is heard")
 
 
 @check(
     "latency.second",
-    "A sends two short lines, the second when the first has been heard; again and again. B, whose system "
-    "acknowledges "
-    "late, must get the second at once, and not some 40 ms later.",
-    needs=HEARD,
+    "A sends two short lines, the second when the first has been heard. B must get the second at once, and not some 40 "
+    "ms later.",
+    needs=(*FRAMED, "latency.first"),
     hint="Set TCP_NODELAY on each socket that accept returns: without it (Nagle's algorithm) a second small segment "
     "waits until the first is acknowledged.",
     echoes=False,
 )
 def second_line(room):
-    room.first, second = delays(room)
-    if typical(second) > LATE and typical(room.first) <= LATE:
-        raise Broken(f"typically {typical(second) * 1000:.0f} ms pass until a second line is heard")
-
-
-@check(
-    "latency.first",
-    "A sends a short line after a pause. B must get it at once.",
-    needs=(*HEARD, "latency.second"),
-    hint="The prefix and the text go out in two writes, and the second waits for the acknowledgement of the "
-    "first: put the "
-    "line together, and send it with one call. And set TCP_NODELAY.",
-    echoes=False,
-)
-def first_line(room):
-    if typical(room.first) > LATE:
-        raise Broken(f"typically {typical(room.first) * 1000:.0f} ms pass until a first line is heard")
+    if len(room.second) < ENOUGH:
+        raise NotHere("this machine is too busy to tell")
+    if quick(room.second) > LATE:
+        raise Broken(f"typically {quick(room.second) * 1000:.0f} ms pass until a second line is heard")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1137,7 +1171,7 @@ def idle(room):
 @check(
     "log.rest",
     "Clients talk, and leave in all ways. Afterwards the server may use no CPU.",
-    needs=(*HEARD, "log.idle", "leaving.reset"),
+    needs=(*FRAMED, "log.idle", "leaving.reset"),
     hint="An empty recv is the end of the stream: who ignores it is told of it again at once, for ever.",
 )
 def rest(room):
@@ -1151,7 +1185,7 @@ def rest(room):
     room.check_idle("after clients have left")
 
 
-def awaited(room, pattern, seconds=3.0):
+def awaited(room, pattern, seconds=PATIENCE):
     return wait_until(lambda: re.search(pattern, room.program.output, re.MULTILINE), seconds, every=0.05)
 
 
@@ -1161,7 +1195,7 @@ def awaited(room, pattern, seconds=3.0):
 )
 def listening(room):
     port = room.program.port
-    pattern = rf"listening on 127\.0\.0\.1:{port}\b"
+    pattern = rf"listening on \S+:{port}\b"
     if wait_until(lambda: re.search(pattern, room.program.beginning), 3.0, every=0.05):
         return
     before = room.program.output
@@ -1192,7 +1226,7 @@ def listening(room):
     "A comes, B comes, B leaves. The log must have 'HOST:PORT joined, 1 online', 'joined, 2 online', 'left, 1 "
     "online', "
     "each on a line of its own.",
-    needs=("log.listening",),
+    needs=("log.listening", "broadcast.words", "leaving.end"),
     hint="A line each on standard error: 12:03:04 127.0.0.1:52344 joined, 3 online. Flush it.",
 )
 def people(room):
@@ -1226,7 +1260,7 @@ def people(room):
 @check(
     "log.secret",
     "A says 'my secret'. The log may not have it.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="What clients say is private: log who came and left, and nothing that was said.",
 )
 def secret(room):
@@ -1244,7 +1278,7 @@ def secret(room):
 @check(
     "log.closed",
     "It is started with its output closed, so that nothing can be logged. It must serve as ever.",
-    needs=HEARD,
+    needs=FRAMED,
     hint="A log that cannot be written is no reason to end: ignore the error.",
 )
 def closed(room):
@@ -1268,7 +1302,7 @@ PATIENT = 8.0  # with threads: five, and some for a busy machine
     "C stops reading. A says 16 MiB to the room. B must hear all of it without a stop, and C must be dropped, "
     "since more "
     "than 1 MiB waits for it. In what C got there may be no gap.",
-    needs=(*HEARD, "framing.many", "leaving.close"),
+    needs=(*FRAMED, "leaving.close"),
     echoes=False,
 )
 def stuck(room):
@@ -1338,7 +1372,7 @@ def check_got(room, c, said):
 @check(
     "slow.slowly",
     "C reads slowly: a little at once, with pauses, and never has much to read. C must get every byte, in order.",
-    needs=(*HEARD, "slow.stuck"),
+    needs=(*FRAMED, "slow.stuck"),
     hint="A client that is merely slow is no reason to drop it, or a part of what it is to be sent: keep what the "
     "socket "
     "does not take, up to 1 MiB, and ask for writability meanwhile.",
@@ -1372,7 +1406,7 @@ def slowly(room):
 @check(
     "slow.rest",
     "C does not read, and much waits for it. With nothing else to do the server may use no CPU.",
-    needs=(*HEARD, "slow.stuck", "log.idle"),
+    needs=(*FRAMED, "slow.stuck", "log.idle"),
     hint="A socket that takes nothing is no reason to try again and again: wait until it is writable.",
     echoes=False,
 )
@@ -1416,7 +1450,7 @@ class Flood:
 @check(
     "fairness.turns",
     "Three clients send blank lines as fast as they can. Meanwhile A and B talk, and must hear each other.",
-    needs=(*HEARD, "framing.blank", "framing.many"),
+    needs=(*FRAMED, "framing.blank"),
     hint="Read from a client once, 4096 bytes at most, and then look after the others: who reads until nothing is "
     "left "
     "never comes to the end of a flood.",
@@ -1441,7 +1475,7 @@ def turns(room):
     "A client sends messages as fast as it can for a second. Who does not keep up may be dropped, but afterwards "
     "the room "
     "must be open, and quiet.",
-    needs=(*HEARD, "framing.many", "slow.stuck", "leaving.reset", "leaving.pipe", "log.rest"),
+    needs=(*FRAMED, "slow.stuck", "leaving.reset", "leaving.pipe", "log.rest"),
     hint="What waits for each client needs a bound, and so does what waits between your threads.",
     echoes=False,
 )

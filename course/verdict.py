@@ -106,7 +106,9 @@ class Course:
         self.all_checks = {check.name: check for stage in stages for check in stage.checks}
 
     def why_not(self, check, ahead):
-        """Why a check cannot be tested, or ""."""
+        """Why a check cannot be tested, or "". `ahead`: what is already known to be a reason."""
+        if ahead:
+            return ahead
         for name in check.needs:
             result = self.result_of(name)
             if result and result.verdict == BROKEN:
@@ -115,7 +117,7 @@ class Course:
                 return result.because if result.because.startswith("because") else f"because of {name}"
         if time.monotonic() > self.end:
             return "because the time was over"
-        return ahead
+        return ""
 
     def result_of(self, name):
         """The result of a check that another one needs: it is tested now, without a word, if it was not before. None

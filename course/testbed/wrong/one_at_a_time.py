@@ -4,6 +4,10 @@ from base import Chat, main
 
 
 class Wrong(Chat):
+    def accept(self):
+        if not self.clients:
+            super().accept()
+
     def welcome_newcomers(self, yes):
         super().welcome_newcomers(yes and not self.clients)
 
