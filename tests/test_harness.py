@@ -15,7 +15,9 @@ from pathlib import Path
 import harness
 import psutil
 import pytest
+from examples import each_example
 from harness import BrokenPromise, Notices, Peer, Server, Stopwatch, wait_until
+from hypothesis import strategies as st
 from promises import ROOT
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
@@ -380,6 +382,34 @@ def test_wrong_options(run, options, says):
     process = run([sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", *options], cwd=ROOT)
     assert process.wait(within=30) == pytest.ExitCode.USAGE_ERROR
     assert says in process.log
+
+
+# Examples
+
+
+def test_the_first_example_that_fails_is_told():
+    """What fails after it may fail for its sake, and is not tried."""
+    tried = []
+    with pytest.raises(BrokenPromise, match="the 3rd"):
+
+        @each_example(st.integers())
+        def check(number):
+            tried.append(number)
+            if len(tried) >= 3:
+                raise BrokenPromise("the 3rd" if len(tried) == 3 else "and all after it")
+
+    assert len(tried) == 3
+
+
+def test_an_example_that_ends_the_server(sub_pytest, scratch):
+    """Hypothesis says nothing of flaky tests, or of several failures."""
+    server = scratch / "ends.py"
+    text = BASE.read_text().replace("def clean(self, line):", "def clean(self, line):\n        line.decode()")
+    server.write_text(text)
+    process = sub_pytest(f"{sys.executable} {server} {{port}}", "-n0", "tests/test_message.py", "-kas_the_contract")
+    assert process.wait(within=300) == 1
+    assert "FlakyFailure" not in process.log and "ExceptionGroup" not in process.log, process.log
+    assert "the server has ended, with status 1" in process.log
 
 
 # However much comes
