@@ -140,13 +140,16 @@ def addresses_of(pids):
     return found
 
 
-def socket_table():
-    """The rows of /proc/net/tcp and tcp6: lists of words."""
+def socket_table(listening=False):
+    """The rows of /proc/net/tcp and tcp6: lists of words. Those that listen come first; `listening`: they alone."""
     for name in "tcp", "tcp6":
         with contextlib.suppress(OSError), open(f"/proc/net/{name}") as file:
             next(file, None)
             for line in file:
-                yield line.split()
+                row = line.split()
+                if listening and row[3] != "0A":
+                    break
+                yield row
 
 
 def host_of(digits):
@@ -159,10 +162,9 @@ def host_of(digits):
 
 
 def listening_sockets():
-    for row in socket_table():
-        if row[3] == "0A":
-            host, port = row[1].split(":")
-            yield host_of(host), int(port, 16), row[9]
+    for row in socket_table(listening=True):
+        host, port = row[1].split(":")
+        yield host_of(host), int(port, 16), row[9]
 
 
 def free_port():
@@ -381,7 +383,7 @@ class Program:
                     f"it runs, and listens nowhere {STARTS:.0f} seconds after its start",
                     "It must bind and listen at once. Does it wait for input? Its standard input is /dev/null.",
                 )
-            time.sleep(0.01)
+            time.sleep(0.02)
 
     def answers(self):
         with contextlib.suppress(OSError):

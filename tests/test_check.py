@@ -49,7 +49,7 @@ def broken(report):
 def program(name):
     """A program that this test takes, or a skip."""
     if not shutil.which(name):
-        if os.environ.get("CHAT_ALL_PROGRAMS"):
+        if name == "gcc" and os.environ.get("CHAT_ALL_PROGRAMS"):
             pytest.fail(f"there is no {name}")
         pytest.skip(f"there is no {name}")
     return name
@@ -406,7 +406,7 @@ def test_nothing_is_left_when_check_py_is_killed(run, scratch):
     )
     process = run([sys.executable, "check.py", f"{sys.executable} {server} base.py {{port}}"], cwd=ROOT)
     process.await_log(r"== Stage 2")
-    assert len(alive(mark)) > 2
+    assert wait_until(lambda: len(alive(mark)) >= 4), process.log  # its guard, it, its child, and this one
     process.signal(signal.SIGKILL)
     process.wait()
     assert wait_until(lambda: not alive(mark)), alive(mark)
