@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import re
 import shlex
 import shutil
 import signal
@@ -34,18 +35,28 @@ REAPER, SERVERS, BROKEN, FIRST = (pytest.StashKey() for _ in range(4))
 def pytest_addoption(parser):
     group = parser.getgroup("chat", "teaching chat")
     group.addoption("--start-within", type=float, default=5.0, help="seconds until a --server-cmd must listen (5)")
-    group.addoption("--promises", help="test these promises alone, separated by commas")
+    group.addoption("--promises", help="these promises alone, or parts: slow, message.telnet, -slow.stall")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
     group.addoption("--road", choices=["only", "without"], help="the growing road's tests alone, or all but those")
     group.addoption("--deadline", type=float, help="seconds for anything that must happen (15 of a --server-cmd)")
 
 
-def chosen(config, option, known):
-    """The names that an option lists, checked."""
+def chosen(config, option, known, parts=False):
+    """The names that an option lists, checked. `parts`: each may begin with `-`, and have a part after a dot."""
     names = [name for word in (config.getoption(option) or "").split(",") if (name := word.strip())]
-    if unknown := [name for name in names if name not in known]:
+    whole = [name.removeprefix("-").partition(".")[0] for name in names] if parts else names
+    if unknown := [name for name in whole if name not in known]:
         raise pytest.UsageError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
     return names
+
+
+def is_about(item, name):
+    """Whether a test is one of a promise, or of a part of one: that is in its mark, or in the words of its name."""
+    promise, _, part = name.partition(".")
+    if promise_of(item) != promise:
+        return False
+    words = re.sub(r"[\W_]+", " ", item.name)
+    return not part or item.get_closest_marker("promise").args[0] == name or f" {part} " in f" {words} "
 
 
 def inherit_no_signals():
@@ -69,8 +80,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
     config.addinivalue_line("markers", "long: it takes up to a minute, and so comes first")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
+    config.addinivalue_line("markers", "theirs(reason): for a student's server alone")
     config.stash[BROKEN], config.stash[FIRST] = set(), {}
-    chosen(config, "--promises", PROMISES)
+    chosen(config, "--promises", PROMISES, parts=True)
     chosen(config, "--like", [model.name for model in MODELS])
     command = config.getoption("--server-cmd")
     harness.DEADLINE = config.getoption("--deadline") or (harness.DEADLINE if command is None else 15.0)
@@ -162,17 +174,25 @@ def on_the_road(item, model):
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for, and skip what cannot be had."""
-    promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
+    names, kept, dropped = chosen(config, "--promises", PROMISES, parts=True), [], []
+    left_out = [name[1:] for name in names if name.startswith("-")]
+    promises = [name for name in names if not name.startswith("-")]
+    for name in [*promises, *left_out]:
+        if "." in name and not any(is_about(item, name) for item in items):
+            promise, _, part = name.partition(".")
+            raise pytest.UsageError(f"--promises: no test of {promise} is about {part}")
     foreign, road = config.getoption("--server-cmd") is not None, config.getoption("--road")
     for item in items:
         promise = promise_of(item)
         if promise and promise not in PROMISES:
             raise pytest.UsageError(f"{item.nodeid}: no promise is called {promise}")
         model = item.callspec.params.get("model") if hasattr(item, "callspec") else None
-        wanted = (not promises or promise in promises) and (model or "model" not in item.fixturenames)
+        wanted = not promises or any(is_about(item, name) for name in promises)
+        wanted = wanted and not any(is_about(item, name) for name in left_out)
+        wanted = wanted and (model or "model" not in item.fixturenames)
         if road and (road == "only") != on_the_road(item, model):
             wanted = False
-        if not wanted or (foreign and not model):
+        if not wanted or (foreign and not model) or (not foreign and item.get_closest_marker("theirs")):
             dropped.append(item)
             continue
         kept.append(item)

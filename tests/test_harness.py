@@ -227,6 +227,21 @@ def test_of_each_promise_the_first_failure_alone(sub_pytest):
     assert re.search(r"^message +BROKEN in 1 test$", process.log, re.MULTILINE)
 
 
+def test_parts_of_promises(run):
+    """A part is what a mark names, or a word of a test's name; and what begins with - is left out."""
+
+    def chosen(promises):
+        words = ["-n0", "-pno:cacheprovider", "--co", "-q", f"--promises={promises}", "tests/test_slow.py"]
+        process = run([sys.executable, "-m", "pytest", *words, "tests/test_message.py", "-kpoll_based"], cwd=ROOT)
+        process.wait(within=300)
+        return set(re.findall(r"::(\w+)", process.log)), set(re.findall(r"poll_based-(.+)\]", process.log))
+
+    assert chosen("message.telnet") == ({"test_cleaning"}, {"telnet", "unfinished telnet"})
+    slow, stall, rest = (chosen(promises)[0] for promises in ("slow", "slow.stall", "slow,-slow.stall"))
+    assert stall and rest and stall < slow and rest == slow - stall
+    assert not {name for name in chosen("-slow, -message.cleaning")[0] if "slow" in name or "cleaning" in name}
+
+
 def test_a_failure_and_what_follows_from_it_are_one(sub_pytest):
     """The test fails, and then the server is not running any more."""
     process = sub_pytest(
@@ -375,6 +390,7 @@ def test_a_server_that_cannot_even_start_is_said_once(sub_pytest, scratch, comma
     [
         (["--promises=politeness"], "politeness is none of start, message"),
         (["--promises=start, message,politeness"], "--promises: politeness is none of start, message"),
+        (["--promises=message.telnett", "tests/test_message.py"], "no test of message is about telnett"),
         (["--server-cmd=./my_server {port}", "--like=something"], "something is none of blocking"),
     ],
 )
