@@ -176,18 +176,19 @@ def test_urgent_data_that_is_no_ctrl_c(server):
     assert listener.read_line() in (speaker.line("hello"), speaker.line("hel!lo"))
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
 @pytest.mark.promise("leaving", needs="broadcast")
-def test_reset_during_a_broadcast(server):
-    """Half of the room resets just as there is something to be sent to it."""
+def test_leaving_during_a_broadcast(server, how):
+    """Half of the room leaves just as there are lines to be sent to it. (After a close the second is a broken pipe.)"""
     alice, bob, *others = server.join(42)
     for leavers in (others[:20], others[20:]):
         with server.frozen():
-            alice.send(b"one\n")
+            alice.send(b"one\ntwo\n")
             for leaver in leavers:
-                leaver.reset()
-            bob.send(b"two\n")
-        bob.expect_line(alice, "one")
-        alice.expect_line(bob, "two")
+                getattr(leaver, how)()
+            bob.send(b"three\n")
+        bob.expect_lines(alice, ["one", "two"])
+        alice.expect_line(bob, "three")
 
 
 @pytest.mark.promise("leaving", needs="slow.stall")
