@@ -295,13 +295,9 @@ def why_silent(room, speaker, listener, text):
             f"{speaker} got its own words back ({own[:80]!r}), and {listener} got nothing",
             "Send a line to all the others: keep a list of the clients, and go through it.",
         )
-    listener.finish()
-    if line_of(speaker, 1.5) or not room.program.running:
-        pass
-    late = bytes(speaker.unread)
-    if late:
+    if unread_at_server(room, speaker):
         return (
-            f"{listener} got nothing, and when it left {speaker} got {late[:80]!r}",
+            f"{listener} got nothing, and what {speaker} sent has not been read by the server",
             "It serves one client at a time: the second waits until the first has left. It takes a thread for "
             "each, or "
             "one loop that waits for all of them (select, poll).",
@@ -310,6 +306,15 @@ def why_silent(room, speaker, listener, text):
         f"{listener} got nothing of what {speaker} said",
         "Does it serve both at the same time, does it look for \\n in what it receives, and is what it sends flushed?",
     )
+
+
+def unread_at_server(room, peer):
+    """How many bytes that a client has sent wait in the system for the server to read them; 0 where nobody tells."""
+    ours, theirs = (f"{int(name.rpartition(':')[2]):04X}" for name in (peer.name, f":{room.program.port}"))
+    for row in socket_table():
+        if row[1].endswith(f":{theirs}") and row[2].endswith(f":{ours}"):
+            return int(row[4].partition(":")[2], 16)
+    return 0
 
 
 @check(
