@@ -4,6 +4,13 @@ pytest takes a word after an option that it does not know (yet) for a path. If t
 there, and not in tests/, where the other options are.
 """
 
+import sys
+
+if sys.platform == "win32":
+    sys.exit(
+        "The servers and their tests use what Windows lacks. In WSL they run as on Linux: see the end of README.md."
+    )
+
 
 def pytest_addoption(parser):
     group = parser.getgroup("chat", "teaching chat")

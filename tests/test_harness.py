@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 from pathlib import Path
 
 import harness
@@ -398,6 +399,32 @@ def test_wrong_options(run, options, says):
     process = run([sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", *options], cwd=ROOT)
     assert process.wait(within=30) == pytest.ExitCode.USAGE_ERROR
     assert says in process.log
+
+
+def test_windows(run):
+    """One line says what to do instead, before anything is imported that is not there."""
+    code = "import sys; sys.platform = 'win32'; import options"
+    process = run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "tests")})
+    assert process.wait() == 1
+    assert re.fullmatch(r".*WSL.*\n", process.log), process.log
+
+
+NOT_NEEDED = ["bench", "matplotlib", "playwright", "ruff", "trio", "twisted", "uvloop", "websockets"]
+
+
+def test_little_must_be_installed_for_a_server_of_one_s_own(run):
+    """The packages of the extra `own` suffice."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(extras["own"]) < set(extras["test"])
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED}))\n"  # to import one of them is an error then
+        "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    words = ["-n0", "-pno:cacheprovider", "--server-cmd", f"{sys.executable} {BASE} {{port}}", "--promises=latency"]
+    process = run([sys.executable, "-c", code, *words], cwd=ROOT)
+    assert process.wait(within=300) == 0, process.log
+    assert "latency    kept in 2 tests\n" in process.log
 
 
 # Examples
