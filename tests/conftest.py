@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import importlib
+import re
 import shlex
 import shutil
 import signal
@@ -13,7 +15,7 @@ import harness
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from promises import MODELS, PROMISES, foreign_model, is_spared
+from promises import MODELS, PROMISES, foreign_model, is_spared, misspelt
 from reaper import Reaper
 
 # The same examples in every run, and nothing stored.
@@ -27,25 +29,34 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-REAPER, SERVERS, BROKEN = pytest.StashKey(), pytest.StashKey(), pytest.StashKey()
+REAPER, SERVERS, BROKEN, FIRST = (pytest.StashKey() for _ in range(4))
 
 
 def pytest_addoption(parser):
     group = parser.getgroup("chat", "teaching chat")
-    group.addoption("--server-cmd", help='test this server instead: "./my_server {port}"')
-    group.addoption("--like", help="expect no more of it than of this model: --like=thread_per_client")
-    group.addoption("--promises", help="test these promises alone, separated by commas")
+    group.addoption("--start-within", type=float, default=5.0, help="seconds until a --server-cmd must listen (5)")
+    group.addoption("--promises", help="these promises alone, or parts: slow, message.telnet, -slow.stall")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
     group.addoption("--road", choices=["only", "without"], help="the growing road's tests alone, or all but those")
     group.addoption("--deadline", type=float, help="seconds for anything that must happen (15 of a --server-cmd)")
 
 
-def chosen(config, option, known):
-    """The names that an option lists, checked."""
-    names = [name for name in (config.getoption(option) or "").split(",") if name]
-    if unknown := [name for name in names if name not in known]:
+def chosen(config, option, known, parts=False):
+    """The names that an option lists, checked. `parts`: each may begin with `-`, and have a part after a dot."""
+    names = [name for word in (config.getoption(option) or "").split(",") if (name := word.strip())]
+    whole = [name.removeprefix("-").partition(".")[0] for name in names] if parts else names
+    if unknown := [name for name in whole if name not in known]:
         raise pytest.UsageError(f"{option}: {', '.join(unknown)} is none of {', '.join(known)}")
     return names
+
+
+def is_about(item, name):
+    """Whether a test is one of a promise, or of a part of one: that is in its mark, or in the words of its name."""
+    promise, _, part = name.partition(".")
+    if promise_of(item) != promise:
+        return False
+    words = re.sub(r"[\W_]+", " ", item.name)
+    return not part or item.get_closest_marker("promise").args[0] == name or f" {part} " in f" {words} "
 
 
 def inherit_no_signals():
@@ -69,8 +80,9 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
     config.addinivalue_line("markers", "long: it takes up to a minute, and so comes first")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")
-    config.stash[BROKEN] = set()
-    chosen(config, "--promises", PROMISES)
+    config.addinivalue_line("markers", "theirs(reason): for a student's server alone")
+    config.stash[BROKEN], config.stash[FIRST] = set(), {}
+    chosen(config, "--promises", PROMISES, parts=True)
     chosen(config, "--like", [model.name for model in MODELS])
     command = config.getoption("--server-cmd")
     harness.DEADLINE = config.getoption("--deadline") or (harness.DEADLINE if command is None else 15.0)
@@ -96,7 +108,7 @@ def usage_error(option, *errors):
 def pytest_sessionstart(session):
     """A student's server is started once: what cannot start at all is said once, and not by every test."""
     config = session.config
-    if config.getoption("--server-cmd") is None or hasattr(config, "workerinput"):
+    if (command := config.getoption("--server-cmd")) is None or hasattr(config, "workerinput"):
         return
     config.stash[REAPER] = Reaper()
     (model,) = config.models
@@ -108,9 +120,22 @@ def pytest_sessionstart(session):
             except (OSError, ValueError) as error:
                 raise harness.BrokenPromise(harness.why_not(model.command[0], error)) from None
             try:
+                watch, allowed = harness.Stopwatch(server), config.getoption("--start-within")
                 server.await_port(once=True)
+                if (took := watch.lap()) > allowed:
+                    raise harness.BrokenPromise(
+                        f"{command} listens {took:.1f} seconds after its start, and may take {allowed:g}: "
+                        "each test starts it anew"
+                    )
             finally:
                 server.kill()
+
+
+def pytest_ignore_collect(collection_path, config):
+    """For a student's server, leave out the files that hold no promise: they would need more to be installed."""
+    if config.getoption("--server-cmd") is not None and collection_path.match("tests/test_*.py"):
+        return True if b"mark.promise(" not in collection_path.read_bytes() else None
+    return None
 
 
 def pytest_report_header(config):
@@ -135,10 +160,15 @@ def pytest_generate_tests(metafunc):
 
     def fits(model, promise, instead="", needs=""):
         return (
-            model.instead(promise) == instead and not (needs and model.instead(needs)) and not is_spared(model, promise)
+            model.instead(promise) == instead
+            and model.is_held_to(instead)
+            and not (needs and model.instead(needs))
+            and not is_spared(model, promise)
         )
 
     mark = metafunc.definition.get_closest_marker("promise")
+    if wrong := misspelt(*mark.args, **mark.kwargs):
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {wrong}")
     models = [model for model in metafunc.config.models if fits(model, *mark.args, **mark.kwargs)]
     metafunc.parametrize("model", models or [None], ids=str)
 
@@ -151,17 +181,25 @@ def on_the_road(item, model):
 
 def pytest_collection_modifyitems(config, items):
     """Leave out what was not asked for, and skip what cannot be had."""
-    promises, kept, dropped = chosen(config, "--promises", PROMISES), [], []
+    names, kept, dropped = chosen(config, "--promises", PROMISES, parts=True), [], []
+    left_out = [name[1:] for name in names if name.startswith("-")]
+    promises = [name for name in names if not name.startswith("-")]
+    for name in [*promises, *left_out]:
+        if "." in name and not any(is_about(item, name) for item in items):
+            promise, _, part = name.partition(".")
+            raise pytest.UsageError(f"--promises: no test of {promise} is about {part}")
     foreign, road = config.getoption("--server-cmd") is not None, config.getoption("--road")
     for item in items:
         promise = promise_of(item)
         if promise and promise not in PROMISES:
             raise pytest.UsageError(f"{item.nodeid}: no promise is called {promise}")
         model = item.callspec.params.get("model") if hasattr(item, "callspec") else None
-        wanted = (not promises or promise in promises) and (model or "model" not in item.fixturenames)
+        wanted = not promises or any(is_about(item, name) for name in promises)
+        wanted = wanted and not any(is_about(item, name) for name in left_out)
+        wanted = wanted and (model or "model" not in item.fixturenames)
         if road and (road == "only") != on_the_road(item, model):
             wanted = False
-        if not wanted or (foreign and not model):
+        if not wanted or (foreign and not model) or (not foreign and item.get_closest_marker("theirs")):
             dropped.append(item)
             continue
         kept.append(item)
@@ -199,24 +237,57 @@ def pytest_runtest_makereport(item, call):
         report.sections.append(("the promise", f"{promise}: {PROMISES[promise]}"))
     for server in item.stash.get(SERVERS, []):
         report.sections.append(("sent and come", server.describe()))
-        report.sections.append(("the server's log", server.log[-1500:]))
+        report.sections.append(("the server's log", server.log_end))
     return report
 
 
+CUT_SHORT = "???"  # what pytest-xdist gives for the time of a report on a test whose worker has died
+
+
+def pytest_runtest_logreport(report):
+    """Where all reports come together. (Each worker knows of its own alone.)"""
+    if report.when == CUT_SHORT:
+        path, _, name = report.nodeid.partition("::")
+        test = getattr(importlib.import_module(Path(path).stem), name.partition("[")[0])
+        marks = [mark.args[0] for mark in getattr(test, "pytestmark", []) if mark.name == "promise"]
+        report.user_properties.append(("promise", marks[0].partition(".")[0] if marks else ""))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_report_teststatus(report, config):
+    """With --first, a promise that is broken is left alone, also by those who did not know of it yet."""
+    if not config.getoption("--first") or not report.failed or hasattr(config, "workerinput"):
+        return
+    name, first = dict(report.user_properties).get("promise"), config.stash[FIRST]
+    if name and first.setdefault(name, report.nodeid) != report.nodeid:
+        report.outcome, report.longrepr = "skipped", (*report.location[:2], "this promise is broken already")
+
+
 def pytest_terminal_summary(terminalreporter):
-    """For a student's server: which promises it keeps."""
+    """For a student's server: which promises it keeps. A failure and what follows from it in the end are one."""
     if terminalreporter.config.getoption("--server-cmd") is None:
         return
-    counts = {name: {"passed": 0, "failed": 0, "error": 0, "skipped": 0} for name in PROMISES}
+    tests = {name: {kind: set() for kind in ("passed", "failed", "skipped", "cut short")} for name in PROMISES}
     for outcome in ("passed", "failed", "error", "skipped"):
         for report in terminalreporter.stats.get(outcome, []):
             if name := dict(report.user_properties).get("promise"):
-                counts[name][outcome] += 1
+                kind = "cut short" if report.when == CUT_SHORT else "failed" if outcome == "error" else outcome
+                tests[name][kind].add(report.nodeid)
     terminalreporter.section("promises")
-    for name, count in counts.items():
-        broken = count["failed"] + count["error"]
-        verdict = f"BROKEN in {broken} tests" if broken else "kept" if count["passed"] else "not tested"
-        terminalreporter.line(f"{name:10} {verdict}")
+    for name, kinds in tests.items():
+        terminalreporter.line(f"{name:10} {verdict(kinds)}")
+
+
+def verdict(kinds):
+    """What the summary says of a promise: what was not tested is not said to be kept."""
+    counts = {kind: f"{len(tests)} test{'s' * (len(tests) > 1)}" for kind, tests in kinds.items()}
+    if kinds["failed"]:
+        return f"BROKEN in {counts['failed']}"
+    if kinds["cut short"]:
+        return f"UNKNOWN: {counts['cut short']} did not end, as pytest's worker was killed"
+    if not kinds["passed"]:
+        return "not tested"
+    return f"kept in {counts['passed']}" + (f", not tested in {len(kinds['skipped'])}" if kinds["skipped"] else "")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -329,7 +400,7 @@ def server(start):
     server = start()
     yield server
     if not server.running:
-        raise harness.BrokenPromise(f"the server ended with {server.popen.returncode}:\n{server.log}")
+        raise harness.BrokenPromise(f"the server ended {harness.ending(server.popen.returncode)}:\n{server.log_end}")
 
 
 @pytest.fixture

@@ -6,8 +6,10 @@ the server's log.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import functools
 import ipaddress
 import itertools
 import os
@@ -21,6 +23,7 @@ import socket
 import subprocess
 import sys
 import termios
+import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -34,9 +37,14 @@ from tls import LINGER_RESET, TlsSocket
 
 DEADLINE = 60.0  # seconds for anything that must happen; conftest.py gives a student's server less
 NET_TCP = Path("/proc/net/tcp")
+NET_TCP6 = Path("/proc/net/tcp6")  # where connections over IPv4 are, too, of a socket that is for both (Java's are)
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
 QUESTION = b"your name?\n"  # what a server with a door asks who comes
+SAYS = b" says: "
 SHOWN = 300  # bytes of a transcript that a failure shows
+MOST_UNREAD = 256 << 20  # bytes that are kept of what comes; no test has so much said
+LOG_KEPT = 64 << 10  # bytes of the log of a student's server; it may write as much as it likes
+LOG_BOUND = 8 << 20  # bytes that its file may have
 
 
 class BrokenPromise(AssertionError):
@@ -60,6 +68,14 @@ def shorten(data, most=SHOWN):
 
 
 _reserved = deque()
+_started = set()  # the pids of what was started here, and has not been ended
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def adopt_orphans():
+    """From now on a descendant whose parent has ended is our child, also one with a session of its own (prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def free_port():
@@ -83,6 +99,54 @@ def free_port():
         if len(_reserved) > 100:  # that server is long gone
             _reserved.popleft().close()
         return port
+
+
+# What a student's server gets of our environment: what it takes to be found and to run, and nothing that is secret.
+KEPT = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TERM",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "JAVA_HOME",
+    "GOPATH",
+    "GOROOT",
+    "GOCACHE",
+    "GOMODCACHE",
+    "CARGO_HOME",
+    "RUSTUP_HOME",
+    "RUSTUP_TOOLCHAIN",
+    "NODE_PATH",
+    "NVM_DIR",
+    "PYENV_ROOT",
+    "PYENV_VERSION",
+    "VIRTUAL_ENV",
+    "DOTNET_ROOT",
+]
+
+
+def bare_environment(folder, more=None):
+    """The environment of a student's server, to which the folder is given for what it writes."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith("LC_")}
+    return {**kept, "TMPDIR": str(folder), **(more or {})}
+
+
+def from_here(word):
+    """The word, for a program that is started elsewhere: what names a file or folder here is its full path.
+
+    So is a part of it, after `=` or between `:`, as in `--class-path=build:lib/chat.jar`.
+    """
+    if os.path.exists(word):
+        return os.path.abspath(word)
+    option, equals, paths = word.rpartition("=")
+    parts = [os.path.abspath(part) if part and os.path.exists(part) else part for part in paths.split(":")]
+    return option + equals + ":".join(parts)
 
 
 def environment(more=None):
@@ -193,6 +257,7 @@ class Terminal(pexpect.spawn):
             args[0], args, env, file_actions=opened + copied, setsid=True, setsigdef=[signal.SIGPIPE, signal.SIGXFSZ]
         )
         os.close(its)
+        _started.add(pid)
         return ptyprocess.PtyProcess(pid, ours)
 
     def end(self):
@@ -228,6 +293,33 @@ def why_not(program, error):
     return f"{program} cannot start: {error.strerror or error}"
 
 
+def is_alive(process):
+    """Whether a process is there, and no zombie."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def ending(status):
+    """How a program ended, in words."""
+    if status >= 0:
+        return f"with status {status}"
+    try:
+        return f"by {signal.Signals(-status).name}"
+    except ValueError:  # a real-time signal has no name
+        return f"by signal {-status}"
+
+
+def search_connections(pattern):
+    """Search the system's tables of connections, those over IPv4 first; None elsewhere than on Linux."""
+    found = None
+    for table in NET_TCP, NET_TCP6:
+        with contextlib.suppress(FileNotFoundError):  # a system without IPv6
+            found = found or pattern.search(table.read_text())
+    return found
+
+
 def moving(process):
     """How many threads of a process run on after a SIGSTOP: each stops by itself. Without /proc the first one tells."""
     if not NET_TCP.exists():
@@ -242,15 +334,17 @@ class Process:
     Made by the fixture `run`, which ends it and all its children when the test ends.
     """
 
-    def __init__(self, reaper, command, log_path, **options):
-        """Start `command`; `options` are those of subprocess.Popen."""
+    def __init__(self, reaper, command, log_path, bare=False, **options):
+        """Start `command`; `options` are those of subprocess.Popen. `bare`: `env` is all of its environment."""
         self.command, self.log_path = list(command), log_path
         self._reaper, self._last_log = reaper, None
-        env = environment(options.pop("env", None))
+        env = options.pop("env", None)
+        env = env if bare else environment(env)
         with open(log_path, "ab") as log:
             options = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log, **options}
             self.popen = subprocess.Popen(self.command, start_new_session=True, env=env, **options)
         self.pid = self.popen.pid
+        _started.add(self.pid)
         reaper.begin_group(self.pid)
 
     @property
@@ -261,6 +355,11 @@ class Process:
         return self._last_log
 
     @property
+    def log_end(self):
+        """As much of it as a failure shows."""
+        return self.log[-1500:]
+
+    @property
     def running(self):
         return self.popen.poll() is None
 
@@ -269,7 +368,7 @@ class Process:
         __tracebackhide__ = True
         found = wait_until(lambda: re.search(pattern, self.log, re.MULTILINE), within)
         if not found:
-            raise BrokenPromise(f"the log never had {pattern!r}:\n{self.log}")
+            raise BrokenPromise(f"the log never had {pattern!r}:\n{self.log_end}")
         return found
 
     def signal(self, number):
@@ -331,12 +430,40 @@ class Process:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             self.signal_group(signal.SIGKILL)
         self.popen.wait()
+        _started.discard(self.pid)
         self._reaper.end_group(self.pid)
         for pipe in (self.popen.stdin, self.popen.stdout, self.popen.stderr):
             with contextlib.suppress(BrokenPipeError):
                 if pipe:
                     pipe.close()
         self._last_log = self.log  # the file may be removed now
+
+
+class LogKeeper(threading.Thread):
+    """What keeps the files of students' logs short, while they are written."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.ends = {}  # path: the end of what was there and is cut off
+        self.start()
+
+    def run(self):
+        while True:
+            for path in list(self.ends):
+                with contextlib.suppress(OSError):  # it may be gone
+                    if path.stat().st_size > LOG_BOUND:
+                        self.ends[path] = self.end_of(path)
+                        os.truncate(path, 0)  # whoever writes writes at the end, wherever that is
+            time.sleep(0.1)
+
+    def end_of(self, path):
+        """The end of what was written, in bytes."""
+        with open(path, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - LOG_KEPT))
+            return (self.ends.get(path, b"") + file.read(LOG_KEPT))[-LOG_KEPT:]
+
+
+_log_keeper = functools.cache(LogKeeper)
 
 
 class Server(Process):
@@ -370,8 +497,14 @@ class Server(Process):
         self.model, self.host = model, host or "127.0.0.1"
         self._begin()
         if model.foreign:
+            adopt_orphans()
             self.port = port or free_port()
-            command = [part.replace("{port}", str(self.port)) for part in model.command]
+            program, *words = model.command
+            words = [from_here(program) if os.sep in program else program, *map(from_here, words)]
+            command = [word.replace("{port}", str(self.port)) for word in words]
+            folder = log_path.with_name(f"{log_path.name}-files")
+            folder.mkdir()
+            options = {"bare": True, "cwd": folder, **options, "env": bare_environment(folder, options.get("env"))}
         else:
             self.port = port
             options.setdefault("cwd", ROOT)
@@ -382,12 +515,52 @@ class Server(Process):
         if shell != 'exec "$@"':
             command = ["sh", "-c", shell, "sh", *command]
         super().__init__(reaper, command, log_path, **options)
+        if model.foreign:
+            _log_keeper().ends[log_path] = b""
         if announce:
             try:
                 (self.await_port if model.foreign or polled else self._await_announcement)()
             except BaseException:  # whoever wanted it never gets it, and so cannot end it
                 self.kill()
                 raise
+
+    @property
+    def log(self):
+        """What it has written so far; of a student's server the end of that."""
+        if not self.model.foreign or self._last_log is not None:
+            return super().log
+        return _log_keeper().end_of(self.log_path).decode(errors="backslashreplace").replace("\r\n", "\n")
+
+    def processes(self):
+        """As of any program; and of a student's those, too, that have made themselves a session of their own.
+
+        If it is not known of a process whose it was, as its parent has ended, it belongs to all that run here.
+        """
+        found = super().processes()
+        if self.model.foreign:
+            others = _started - {self.pid} | {self._reaper.process.pid}
+            trees = [child for child in psutil.Process().children() if child.pid not in others]
+            for tree in trees:
+                with contextlib.suppress(psutil.Error):
+                    found += [tree, *tree.children(recursive=True)]
+            found = [process for process in set(found) if is_alive(process)]
+        return found
+
+    def kill(self):
+        """End the whole group, at once; and of a student's server what else it has started."""
+        super().kill()
+        if self.model.foreign:
+            wait_until(self._kill_the_rest)
+            _log_keeper().ends.pop(self.log_path, None)
+
+    def _kill_the_rest(self):
+        """Whether there is nothing more to end: what is ended may have started something meanwhile."""
+        rest = self.processes()
+        for process in rest:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(rest, timeout=1)
+        return not rest
 
     def _begin(self):
         self.peers, self.gone = [], deque(maxlen=8)
@@ -399,8 +572,8 @@ class Server(Process):
         line = wait_until(lambda: self.log.partition("\n")[0] if "\n" in self.log else not self.running)
         found = LISTENING.search(line) if isinstance(line, str) else None
         if not found:
-            state = "waits" if self.running else f"ended with {self.popen.poll()}"
-            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log}")
+            state = "waits" if self.running else f"ended {ending(self.popen.poll())}"
+            raise BrokenPromise(f"{shlex.join(self.command)}\n{state}, and did not listen:\n{self.log_end}")
         self.port = int(found[3])
 
     def await_port(self, once=False):
@@ -413,19 +586,30 @@ class Server(Process):
             with contextlib.suppress(OSError):
                 socket.create_connection((self.host, self.port), timeout=1).close()
                 answered = True
-            return answered or not self.running
+            return answered or not (self.running or self.processes())
 
         wait_until(answers, every=0.05)
-        if answered and (once or self.running):
+        if answered and (self.running or (once and not self.processes())):
             return
         if self.running:
             state = f"does not listen on {self.host}:{self.port}, {DEADLINE:g} seconds after its start"
-        elif self.popen.returncode < 0:
-            state = f"ended by signal {-self.popen.returncode}, and did not listen"
+            if elsewhere := self.listens_on():
+                state += f", but on {' and '.join(elsewhere)}"
+        elif self.processes():
+            state = f"ended {ending(self.popen.returncode)}, and goes on in the background; it must not leave"
         else:
-            state = f"ended with status {self.popen.returncode}, and did not listen"
-        wrote = f"; it wrote:\n{self.log[-1500:].rstrip()}" if self.log.strip() else ", without a word"
+            state = f"ended {ending(self.popen.returncode)}, and did not listen"
+        wrote = f"; it wrote:\n{self.log_end.rstrip()}" if self.log.strip() else ", without a word"
         raise BrokenPromise(f"{shlex.join(self.command)} {state}{wrote}")
+
+    def listens_on(self):
+        """Where its processes listen: addresses with their ports."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                connections = (getattr(process, "net_connections", None) or process.connections)("tcp")
+                found |= {connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN}
+        return sorted(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in found)
 
     def connect(self, receive_buffer=None, patience=None):
         """A new client. The system has accepted it; whether the server has, is not known.
@@ -452,8 +636,9 @@ class Server(Process):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             sock.connect((self.host, self.port))
-        except OSError:
+        except OSError as error:
             sock.close()
+            error.add_note(f"connecting to {self.host}:{self.port}{self.obituary()}")
             raise
         if self.model.tls if tls is None else tls:
             sock = TlsSocket(sock)
@@ -510,11 +695,13 @@ class Server(Process):
         end = time.monotonic() + DEADLINE + len(listeners) / 50
         while len(heard) < len(listeners):
             said.append(speaker.line(f"is everybody here? {next(self._calls)}"))
-            speaker.send(said[-1].partition(b" says: ")[2])
+            speaker.send(said[-1].partition(SAYS)[2])
             silence = time.monotonic() + pause
             for peer in listeners:
                 if peer not in heard and peer.hears(said[-1], silence):
                     heard.add(peer)
+                elif peer not in heard:
+                    peer.check_not_mistaken(said)
             missing = [peer for peer in listeners if peer not in heard]
             if missing and (missing[0].ended or time.monotonic() > end):
                 missing[0].fail(f"{missing[0].name} never heard {speaker.name}", said[-1])
@@ -596,11 +783,36 @@ class Server(Process):
         shares = ", ".join(f"{share:.0%}" for share in shares)
         raise BrokenPromise(f"it has nothing to do, and uses {shares} of the CPU that it could have")
 
+    def check_memory(self, work, allowed):
+        """Do the work, and fail if that takes so many bytes more of memory. work() may return how many it took at most.
+
+        A heap, of Java or JavaScript, grows for a while until it is as big as it may become. So a student's server may
+        do the work several times: it is wrong if each time takes more memory than the time before.
+        """
+        __tracebackhide__ = True
+        before, grown = self.memory(), []
+        for _ in range(5 if self.model.foreign else 1):
+            after = work() or self.memory()
+            grown.append(after - before)
+            if grown[-1] < allowed:
+                return
+            before = after
+        grown = ", then ".join(f"{more / (1 << 20):.1f} MiB" for more in grown)
+        raise BrokenPromise(f"it takes {grown} more memory, and may take {allowed / (1 << 20):.0f} MiB more")
+
     def check_descriptors(self, at_most):
         """Fail unless the server comes down to as many descriptors."""
         __tracebackhide__ = True
         if not wait_until(lambda: self.descriptors() <= at_most, every=0.1):
             raise BrokenPromise(f"it holds {self.descriptors()} descriptors, and should hold {at_most}")
+
+    def obituary(self):
+        """A line that says how it ended, if it has. (Its connections end a moment before it does.)"""
+        return (
+            ""
+            if not wait_until(lambda: not self.running, within=0.2)
+            else f"\nthe server has ended, {ending(self.popen.returncode)}"
+        )
 
     def describe(self):
         """What was sent to it and what came back, for a failure message."""
@@ -688,7 +900,7 @@ class Peer:
         __tracebackhide__ = True
         ours, theirs = (f"{int(name.rpartition(':')[2]):04X}" for name in (self.address, f":{self.server.port}"))
         line = re.compile(rf"^ *\d+: \w+:{theirs} \w+:{ours} \w+ (\w+):(\w+) ", re.MULTILINE)
-        found = wait_until(lambda: line.search(NET_TCP.read_text()))
+        found = wait_until(lambda: search_connections(line))
         if not found:
             self.fail(f"the system knows nothing of the server's end of {self.address}")
         return int(found[1], 16), int(found[2], 16)
@@ -759,7 +971,7 @@ class Peer:
 
     def line(self, text):
         """The bytes in which the others should hear this client say `text`."""
-        return f"{self.name} says: {text}\n".encode()
+        return self.name.encode() + SAYS + text.encode() + b"\n"
 
     # Hearing
 
@@ -779,6 +991,8 @@ class Peer:
             self.came.add(data)
             heard = self.notices.take(data) if self.notices else data
             self.unread += heard
+            if len(self.unread) > MOST_UNREAD:
+                self.fail(f"{self.name} is sent more than anybody has said")
             if heard or (data and notices):
                 return True
         return False
@@ -832,18 +1046,19 @@ class Peer:
     def read_until(self, mark, within=None):
         """All bytes up to the end of `mark`."""
         __tracebackhide__ = True
-        end, searched = time.monotonic() + (within or DEADLINE), 0
-        while (found := self.unread.find(mark, searched)) < 0:
+        end, searched, late = time.monotonic() + (within or DEADLINE), 0, False
+        while (found := self._find(mark, searched)) < 0:
             searched = max(0, len(self.unread) - len(mark))
-            if not self._receive(end):
+            if late or not self._receive(end):
                 self.fail(f"{self.name} waited in vain", mark)
+            late = time.monotonic() > end  # more may come for ever
         return self._cut(found + len(mark))
 
     def read_to_end(self, within=None):
         """All bytes up to the end of the connection."""
         __tracebackhide__ = True
         end = time.monotonic() + (within or DEADLINE)
-        while self._receive(end):
+        while self._receive(end) and time.monotonic() < end:
             pass
         if not self.ended:
             self.fail(f"{self.name} should have been disconnected")
@@ -864,9 +1079,28 @@ class Peer:
 
     def hears(self, line, end):
         """Whether the line is among what is unread before the time `end`."""
-        while not (found := line in self.unread) and self._receive(end):
-            pass
-        return found
+        late = False
+        while (missing := self._find(line) < 0) and not late and self._receive(end):
+            late = time.monotonic() > end  # more may come for ever
+        return not missing
+
+    def _find(self, mark, start=0):
+        """Where the bytes are among what is unread, or -1. What somebody says is a line, and not a part of one."""
+        if SAYS not in mark:
+            return self.unread.find(mark, start)
+        if self.unread.startswith(mark):
+            return 0
+        found = self.unread.find(b"\n" + mark, max(0, start - 1))
+        return found + 1 if found >= 0 else -1
+
+    def check_not_mistaken(self, wanted):
+        """Fail if what somebody said has come, in another line than one of those wanted."""
+        __tracebackhide__ = True
+        for line in wanted:
+            text = line.rstrip(b"\n").partition(SAYS)[2]
+            for came in self.unread.splitlines(keepends=True):
+                if came.endswith(b"\n") and came not in wanted and re.search(re.escape(text) + rb"(?!\d)", came):
+                    self.fail(f"{self.name} heard what was said, but the line is not right", line)
 
     # Leaving
 
@@ -907,9 +1141,19 @@ class Peer:
     def fail(self, what, expected=None):
         """Fail, with what was expected and what came instead."""
         __tracebackhide__ = True
-        came = shorten(self.unread) + (f", then {self.ended}" if self.ended else "")
-        wanted = "" if expected is None else f"\nexpected: {shorten(expected)}"
-        raise BrokenPromise(f"{what}{wanted}\n    came: {came}")
+        came = (shorten(self.unread) if self.unread else "nothing") + (f", then {self.ended}" if self.ended else "")
+        wanted = "" if expected is None else f"\nexpected: {shorten(expected) if expected else 'nothing'}"
+        differs = self._difference(expected) if expected and self.unread else ""
+        obituary = self.server.obituary() if isinstance(self.server, Server) else ""  # it may be a test that plays one
+        raise BrokenPromise(f"{what}{wanted}\n    came: {came}{differs}{obituary}")
+
+    def _difference(self, expected):
+        """In words, the first line that is not as it should be. (Of what is still to come, nothing is said.)"""
+        lines = zip(expected.splitlines(keepends=True), bytes(self.unread).splitlines(keepends=True), strict=False)
+        for number, (due, came) in enumerate(lines, 1):
+            if due != came and not due.startswith(came):
+                return f"\nline {number} should be {shorten(due)}\n       and is {shorten(came)}"
+        return ""
 
 
 def converse(peers, says, done, within=None):

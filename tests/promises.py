@@ -62,6 +62,7 @@ EXCEPTIONS = {
 EXCEPTIONS["features/tls"] = {"limits.refusal": "silent"}  # without a handshake nothing can be said
 EXCEPTIONS["features/web"] = {"start.elsewhere": "usage"}  # without a certificate it listens on this machine alone
 EXCEPTIONS["two_way"] = EXCEPTIONS["blocking"] | {"message.quit": "ends"}  # its operator answers as blocking does
+FORMS = {"echo"}  # what is not done less well, but otherwise: a student's server that is like such a one does it, too
 
 UVLOOP = (
     "import asyncio.events, runpy, signal, sys, uvloop; asyncio.events.new_event_loop = uvloop.new_event_loop; "
@@ -96,6 +97,10 @@ class Model:
         """What it does instead of keeping the promise (or the part of one), or "" if it keeps it."""
         return self.exceptions.get(promise) or self.exceptions.get(promise.partition(".")[0], "")
 
+    def is_held_to(self, instead):
+        """Whether the tests of what is done instead of a promise are for it: a student's server may be better."""
+        return not self.foreign or not instead or instead in FORMS
+
     @property
     def echoes(self):
         """Whether the one client that is served talks to itself."""
@@ -115,6 +120,16 @@ class Model:
         if self.tls and not shutil.which("openssl") and not os.environ.get("CHAT_ALL_PROGRAMS"):
             return "no openssl, which makes the certificate"
         return _failure(self.needs) if self.needs else ""
+
+
+def misspelt(promise, instead="", needs=""):
+    """What in a mark is no promise, no part of one, or nothing that any model does instead of it; or ""."""
+    known = {part for exceptions in EXCEPTIONS.values() for part in exceptions} | set(PROMISES)
+    for name in promise, needs:
+        if name and name not in known:
+            return f"no promise is called {name}"
+    done = {Model("", exceptions=exceptions).instead(promise) for exceptions in EXCEPTIONS.values()}
+    return "" if instead in done | {""} else f"no model does {instead!r} instead of {promise}"
 
 
 @functools.cache

@@ -3,7 +3,8 @@
 Each pytest process starts one of these in a session of its own, and tells it through the pipe what it
 has begun: `+PID` for a process group, `-PID` when that group has gone, `d PATH` for a directory. When
 pytest ends, whether it finished, was interrupted or killed with -9, the kernel closes the pipe, and what
-was begun and is still there is ended here.
+was begun and is still there is ended here. So is what has made itself a session of its own, if it was
+started in such a directory, or has its name in its environment.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 
 class Reaper:
@@ -42,6 +44,16 @@ class Reaper:
         self.process.wait()
 
 
+def inhabitants(directories):
+    """The processes that were started in one of the directories, or know of it from their environment (on Linux)."""
+    for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
+        if name.isdigit() and int(name) != os.getpid():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/environ", "rb") as environment:
+                known = os.readlink(f"/proc/{name}/cwd") + "/", os.fsdecode(environment.read())
+                if any(f"{directory}/" in text for directory in directories for text in known):
+                    yield int(name)
+
+
 def main():
     """Remember what is begun; at the end of the pipe, end it."""
     groups, directories = set(), []
@@ -56,6 +68,11 @@ def main():
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
+    end = time.monotonic() + 5
+    while (pids := list(inhabitants(directories))) and time.monotonic() < end:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
     for directory in directories:
         shutil.rmtree(directory, ignore_errors=True)
 

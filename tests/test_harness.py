@@ -1,34 +1,40 @@
 """The harness is tested: what it says when something fails, and that it leaves nothing behind."""
 
+import contextlib
 import os
+import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+import tomllib
 from pathlib import Path
 
 import harness
 import psutil
 import pytest
-from harness import BrokenPromise, Notices, Server, Stopwatch, wait_until
+from examples import each_example
+from harness import BrokenPromise, Notices, Peer, Server, Stopwatch, wait_until
+from hypothesis import strategies as st
 from promises import ROOT
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
-MARK = "CHAT_TESTS_MARK"
 
 
 @pytest.fixture
 def sub_pytest(run, scratch):
     """Run pytest on a student's server: `sub_pytest("command {port}")` gives a harness.Process.
 
-    All that it starts carries a mark in its environment, and it puts its files into the directory `files`.
+    It puts its files into the directory `files`, and all that it starts has the name of that in its environment.
     """
     (scratch / "files").mkdir()
 
     def start(command, *options, cwd=ROOT):
-        env = {MARK: scratch.name, "TMPDIR": str(scratch / "files")}
-        arguments = ["-pno:cacheprovider", "--server-cmd", command, *options]
+        env = {"TMPDIR": str(scratch / "files"), "MY_TOKEN": "a secret"}
+        arguments = ["-pno:cacheprovider", "--server-cmd", command, *map(str, options)]
         return run([sys.executable, "-m", "pytest", *arguments], cwd=cwd, env=env)
 
     return start
@@ -39,7 +45,7 @@ def marked(mark):
     found = {}
     for process in psutil.process_iter():
         try:
-            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+            if mark in process.environ().get("TMPDIR", "") and process.status() != psutil.STATUS_ZOMBIE:
                 found[process.pid] = shlex.join(process.cmdline())
         except (psutil.Error, OSError):
             continue
@@ -53,8 +59,94 @@ def check_nothing_is_left(scratch):
 
 def test_nothing_is_left_behind(sub_pytest, scratch):
     process = sub_pytest(shlex.join([sys.executable, str(BASE)]) + " {port}", "-n2", "--promises=message,latency")
-    assert process.wait(within=60) == 0, process.log
+    assert process.wait(within=300) == 0, process.log
     check_nothing_is_left(scratch)
+
+
+# It starts something in a session of its own; and it tells what it finds, in its folder and to us.
+WANDERS = """#!{python}
+import os, subprocess, sys
+if sys.argv[1] != "child":
+    with open("found", "w") as file:
+        print(sorted(os.environ), os.listdir(), sys.stdin.read(), file=file, flush=True)
+    os.system("cat found >> '{folder}/found'")
+    subprocess.Popen([sys.executable, __file__, "child"], start_new_session=True{how}).poll()
+    os.execv(sys.executable, [sys.executable, "{base}", sys.argv[1]])
+while True:
+    import time
+    time.sleep(1)
+"""
+
+
+@pytest.fixture
+def wanderer(scratch):
+    """How a server is started that leaves a process in a session of its own: `wanderer()`."""
+
+    def write(how=""):
+        program = scratch / "wanders"
+        program.write_text(WANDERS.format(python=sys.executable, folder=scratch, base=BASE, how=how))
+        program.chmod(0o755)
+        return f"./{program.name} {{port}}"
+
+    return write
+
+
+def children_of(scratch):
+    return [
+        line
+        for line in (shlex.join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]))
+        if f"{scratch}/wanders child" in line
+    ]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has subreapers, and tells of an environment")
+@pytest.mark.parametrize("how", ["", ', env={}, cwd="/"'], ids=["as it is", "with nothing"])
+def test_what_made_itself_a_session_is_ended(sub_pytest, scratch, wanderer, how):
+    """And seen: it is still there when the server has stopped."""
+    options = ["-n0", f"-c{ROOT}/pyproject.toml", ROOT / "tests/test_stopping.py", "-ktest_with_nobody_there"]
+    process = sub_pytest(wanderer(how), *options, cwd=scratch)
+    assert process.wait(within=300) == 1
+    assert process.log.count("BrokenPromise: it left processes behind") == 2, process.log
+    assert not children_of(scratch)
+    check_nothing_is_left(scratch)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of an environment")
+def test_what_made_itself_a_session_is_ended_when_pytest_is_killed(sub_pytest, scratch, wanderer):
+    options = ["-n0", f"-c{ROOT}/pyproject.toml", ROOT / "tests/test_idle.py"]
+    process = sub_pytest(wanderer(), *options, cwd=scratch)
+    assert wait_until(lambda: (scratch / "found").exists() and children_of(scratch))
+    process.signal(signal.SIGKILL)
+    process.wait()
+    assert wait_until(lambda: not children_of(scratch))
+    check_nothing_is_left(scratch)
+
+
+def test_what_a_student_s_server_is_given(sub_pytest, scratch, wanderer):
+    """An empty folder of its own to write into, nothing to read, and no secrets."""
+    options = ["-n0", f"-c{ROOT}/pyproject.toml", ROOT / "tests/test_latency.py"]
+    sub_pytest(wanderer(), *options, cwd=scratch).wait(within=300)
+    lines = (scratch / "found").read_text().splitlines()
+    assert len(lines) > 1
+    for line in lines:
+        assert "'PATH'" in line and "['found']" in line, line
+        assert "PYTEST" not in line and "TOKEN" not in line, line
+    assert not (scratch / "files" / "found").exists()
+
+
+@pytest.mark.parametrize(
+    "word, full",
+    [
+        ("tests", f"{ROOT}/tests"),
+        ("no such file", "no such file"),
+        ("-cp=tests:nothing:bench", f"-cp={ROOT}/tests:nothing:{ROOT}/bench"),
+        ("127.0.0.1:{port}", "127.0.0.1:{port}"),
+        ("", ""),
+    ],
+)
+def test_what_is_here_is_found_from_elsewhere(monkeypatch, word, full):
+    monkeypatch.chdir(ROOT)
+    assert harness.from_here(word) == full
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -72,7 +164,7 @@ def test_nothing_is_left_behind_when_interrupted(sub_pytest, scratch, workers, n
 def test_a_failure_says_what_was_promised_sent_and_heard(sub_pytest):
     wrong = BASE.parent / "passes_escapes_on.py"
     process = sub_pytest(shlex.join([sys.executable, str(wrong)]) + " {port}", "-n0", "--promises=message")
-    assert process.wait(within=60) == 1
+    assert process.wait(within=300) == 1
     for part in [
         "message: a message is UTF-8 text",
         r"sent: b'",
@@ -87,17 +179,119 @@ def test_a_failure_says_what_was_promised_sent_and_heard(sub_pytest):
 
 def test_no_more_is_expected_than_of_a_like_one(sub_pytest):
     command = shlex.join([sys.executable, "blocking/server.py"]) + " {port}"
-    process = sub_pytest(command, "-n0", "--promises=broadcast,fairness", "--like=blocking")
-    assert process.wait(within=60) == 0, process.log
+    process = sub_pytest(command, "-n0", "--promises=broadcast,fairness", "--like", "blocking")
+    assert process.wait(within=300) == 0, process.log
     assert "broadcast  kept" in process.log
 
 
 def test_a_server_with_a_door(sub_pytest):
     """A name is given first, and what the server says by itself is not taken for a message."""
     command = shlex.join([sys.executable, "features/names/server.py"]) + " {port}"
-    process = sub_pytest(command, "-n0", "--promises=latency,idle", "--like=names")
+    process = sub_pytest(command, "-n0", "--promises", "latency, idle", "--like", "names")
     assert process.wait(within=300) == 0, process.log
     assert "latency    kept" in process.log
+
+
+def test_a_line_that_is_not_right_is_told(sub_pytest):
+    """At once: it is not waited for as if nothing had come. A part of it would have been right."""
+    process = sub_pytest(wrong_server("names_are_mapped"), "-n0", "tests/test_message.py", "-kquit")
+    assert process.wait(within=300) == 1
+    for part in [
+        r"the line is not right",
+        r"line 1 should be b'127\.0\.0\.1:\d+ says: is everybody here\? \d+\\n'",
+        r"       and is b'::ffff:127\.0\.0\.1:\d+ says: is everybody here\? \d+\\n'",
+    ]:
+        assert re.search(part, process.log), (part, process.log)
+
+
+def test_one_that_is_better_than_what_it_is_like(sub_pytest):
+    """It is like threads, which a client that does not read holds up for some seconds; and nobody is held up."""
+    command = shlex.join([sys.executable, "poll_based/server.py"]) + " {port}"
+    process = sub_pytest(
+        command, "-n0", "tests/test_slow.py", "-knever_reads or gets_every_byte", "--like=thread_per_client"
+    )
+    assert process.wait(within=300) == 0, process.log
+    assert re.search("^slow +kept", process.log, re.MULTILINE)
+
+
+def wrong_server(name):
+    """How a wrong server is started."""
+    return shlex.join([sys.executable, str(BASE.with_name(f"{name}.py"))]) + " {port}"
+
+
+def test_of_each_promise_the_first_failure_alone(sub_pytest):
+    """However many work at once, each of which knows of its own failures."""
+    process = sub_pytest(wrong_server("greets"), "-n3", "--first", "--promises=message,idle", "--deadline=2")
+    assert process.wait(within=300) == 1
+    failed = re.findall(r"^(?:FAILED|ERROR) tests/test_(\w+)\.py", process.log, re.MULTILINE)
+    assert len(failed) == 2, process.log
+    assert re.search(r"^message +BROKEN in 1 test$", process.log, re.MULTILINE)
+
+
+def test_parts_of_promises(run):
+    """A part is what a mark names, or a word of a test's name; and what begins with - is left out."""
+
+    def chosen(promises):
+        words = ["-n0", "-pno:cacheprovider", "--co", "-q", f"--promises={promises}", "tests/test_slow.py"]
+        process = run([sys.executable, "-m", "pytest", *words, "tests/test_message.py", "-kpoll_based"], cwd=ROOT)
+        process.wait(within=300)
+        return set(re.findall(r"::(\w+)", process.log)), set(re.findall(r"poll_based-(.+)\]", process.log))
+
+    assert chosen("message.telnet") == ({"test_cleaning"}, {"telnet", "unfinished telnet"})
+    slow, stall, rest = (chosen(promises)[0] for promises in ("slow", "slow.stall", "slow,-slow.stall"))
+    assert stall and rest and stall < slow and rest == slow - stall
+    assert not {name for name in chosen("-slow, -message.cleaning")[0] if "slow" in name or "cleaning" in name}
+
+
+def test_a_failure_and_what_follows_from_it_are_one(sub_pytest):
+    """The test fails, and then the server is not running any more."""
+    process = sub_pytest(
+        wrong_server("dies_of_a_reset"), "-n0", "tests/test_leaving.py", "-krest_of_a_line", "--deadline=5"
+    )
+    assert process.wait(within=300) == 1
+    assert "1 failed, 1 error in" in re.sub(r", \d+ deselected", "", process.log), process.log
+    assert re.search(r"^leaving +BROKEN in 1 test$", process.log, re.MULTILINE)
+    assert "the server has ended, with status 1" in process.log
+
+
+def test_what_was_not_tested_is_not_kept(sub_pytest):
+    process = sub_pytest(
+        wrong_server("base"), "-n0", "tests/test_message.py", "tests/test_start.py", "-kquit or bad_port"
+    )
+    assert process.wait(within=300) == 0, process.log
+    assert re.search(r"^start +not tested$", process.log, re.MULTILINE)
+    assert re.search(r"^message +kept in 1 test$", process.log, re.MULTILINE)
+
+
+def test_a_worker_that_is_killed(sub_pytest, scratch):
+    """Nobody knows how its test would have ended."""
+    server = scratch / "kills"
+    base = shlex.join([sys.executable, str(BASE)])
+    server.write_text(f'#!/bin/sh\ngrep -q server-cmd /proc/$PPID/cmdline || kill -9 $PPID\nexec {base} "$@"\n')
+    server.chmod(0o755)
+    process = sub_pytest(f"{server} {{port}}", "-n2", "tests/test_message.py", "-kquit or alone")
+    assert process.wait(within=300) == 1, process.log
+    assert re.search(r"^message +UNKNOWN: 2 tests did not end", process.log, re.MULTILINE), process.log
+
+
+@pytest.mark.parametrize(
+    "mark, wrong",
+    [
+        ('"slwo"', "no promise is called slwo"),
+        ('"slow.stal"', "no promise is called slow.stal"),
+        ('"slow", needs="broadcats"', "no promise is called broadcats"),
+        ('"slow.stall", instead="stals"', "no model does 'stals' instead of slow.stall"),
+    ],
+)
+def test_a_misspelt_mark(run, scratch, mark, wrong):
+    """It would fit no model, and leave a test out without a word."""
+    (scratch / "test_it.py").write_text(
+        f"import pytest\n\n\n@pytest.mark.promise({mark})\ndef test_it(server):\n    pass\n"
+    )
+    words = ["-n0", "-pno:cacheprovider", "-pconftest", f"-c{ROOT}/pyproject.toml", scratch]
+    process = run([sys.executable, "-m", "pytest", *map(str, words)], cwd=ROOT)
+    assert process.wait(within=300) == pytest.ExitCode.INTERRUPTED
+    assert wrong in process.log
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 10, 1000])
@@ -137,10 +331,14 @@ SCRIPTS = {
     "killed": ("#!/bin/sh\nkill -9 $$\n", 0o755),
     "dies": ("#!/bin/sh\necho no such luck\nexit 3\n", 0o755),
     "sleeps": ("#!/bin/sh\nexec sleep 100\n", 0o755),
+    "elsewhere": (f"#!/bin/sh\nexec {sys.executable} {BASE} $(($1 + 1))\n", 0o755),
+    "leaves": (f"#!/bin/sh\n{sys.executable} {BASE} $1 &\n", 0o755),
+    "is_late": (f"#!/bin/sh\nsleep 2\nexec {sys.executable} {BASE} $1\n", 0o755),
 }
 CANNOT = {
     "": "it is empty",
     "./my_server": "say with {port} where the port goes",
+    "/bin/sh": "say with {port} where the port goes",
     "'./my_server {port}": "No closing quotation",
     "'' {port}": "no program in PATH is called ''",
     "no_such_server {port}": "no program in PATH is called 'no_such_server'",
@@ -154,9 +352,12 @@ CANNOT = {
     "./no_first_line {port}": "no script that begins with #!/usr/bin/env python3 or so",
     "./nothing {port}": "no script that begins with #!/usr/bin/env python3 or so",
     "./not_for_this_machine {port}": "no script that begins with #!/usr/bin/env python3 or so",
-    "./killed {port}": "ended by signal 9, and did not listen, without a word",
+    "./killed {port}": "ended by SIGKILL, and did not listen, without a word",
     "./dies {port}": "ended with status 3, and did not listen; it wrote:\nno such luck\n",
     "./sleeps {port}": "1 seconds after its start, without a word",
+    "./elsewhere {port}": "after its start, but on 127.0.0.1:",
+    "./leaves {port}": "ended with status 0, and goes on in the background; it must not leave",
+    "./is_late {port}": "seconds after its start, and may take 1: each test starts it anew",
 }
 
 
@@ -167,10 +368,17 @@ def test_a_server_that_cannot_even_start_is_said_once(sub_pytest, scratch, comma
     for name, (text, mode) in SCRIPTS.items():
         (scratch / name).write_text(text)
         (scratch / name).chmod(mode)
+    deadline = 1 if "sleeps" in command else 15
     process = sub_pytest(
-        command, f"-n{workers}", "--deadline=1", f"-c{ROOT}/pyproject.toml", ROOT / "tests", cwd=scratch
+        command,
+        f"-n{workers}",
+        f"--deadline={deadline}",
+        "--start-within=1",
+        f"-c{ROOT}/pyproject.toml",
+        ROOT / "tests",
+        cwd=scratch,
     )
-    assert process.wait(within=60) == pytest.ExitCode.USAGE_ERROR, process.log
+    assert process.wait(within=300) == pytest.ExitCode.USAGE_ERROR, process.log
     error, _, rest = process.log.lstrip().partition("\n")
     assert error.startswith("ERROR: --server-cmd: ")
     assert CANNOT[command] in process.log
@@ -182,6 +390,8 @@ def test_a_server_that_cannot_even_start_is_said_once(sub_pytest, scratch, comma
     ("options", "says"),
     [
         (["--promises=politeness"], "politeness is none of start, message"),
+        (["--promises=start, message,politeness"], "--promises: politeness is none of start, message"),
+        (["--promises=message.telnett", "tests/test_message.py"], "no test of message is about telnett"),
         (["--server-cmd=./my_server {port}", "--like=something"], "something is none of blocking"),
     ],
 )
@@ -189,6 +399,113 @@ def test_wrong_options(run, options, says):
     process = run([sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", *options], cwd=ROOT)
     assert process.wait(within=30) == pytest.ExitCode.USAGE_ERROR
     assert says in process.log
+
+
+def test_windows(run):
+    """One line says what to do instead, before anything is imported that is not there."""
+    code = "import sys; sys.platform = 'win32'; import options"
+    process = run([sys.executable, "-c", code], env={"PYTHONPATH": str(ROOT / "tests")})
+    assert process.wait() == 1
+    assert re.fullmatch(r".*WSL.*\n", process.log), process.log
+
+
+NOT_NEEDED = ["bench", "matplotlib", "playwright", "ruff", "trio", "twisted", "uvloop", "websockets"]
+
+
+def test_little_must_be_installed_for_a_server_of_one_s_own(run):
+    """The packages of the extra `own` suffice."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(extras["own"]) < set(extras["test"])
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({NOT_NEEDED}))\n"  # to import one of them is an error then
+        "import pytest; sys.exit(pytest.main(sys.argv[1:]))"
+    )
+    words = ["-n0", "-pno:cacheprovider", "--server-cmd", f"{sys.executable} {BASE} {{port}}", "--promises=latency"]
+    process = run([sys.executable, "-c", code, *words], cwd=ROOT)
+    assert process.wait(within=300) == 0, process.log
+    assert "latency    kept in 2 tests\n" in process.log
+
+
+# Examples
+
+
+def test_the_first_example_that_fails_is_told():
+    """What fails after it may fail for its sake, and is not tried."""
+    tried = []
+    with pytest.raises(BrokenPromise, match="the 3rd"):
+
+        @each_example(st.integers())
+        def check(number):
+            tried.append(number)
+            if len(tried) >= 3:
+                raise BrokenPromise("the 3rd" if len(tried) == 3 else "and all after it")
+
+    assert len(tried) == 3
+
+
+def test_an_example_that_ends_the_server(sub_pytest, scratch):
+    """Hypothesis says nothing of flaky tests, or of several failures."""
+    server = scratch / "ends.py"
+    text = BASE.read_text().replace("def clean(self, line):", "def clean(self, line):\n        line.decode()")
+    server.write_text(text)
+    process = sub_pytest(f"{sys.executable} {server} {{port}}", "-n0", "tests/test_message.py", "-kas_the_contract")
+    assert process.wait(within=300) == 1
+    assert "FlakyFailure" not in process.log and "ExceptionGroup" not in process.log, process.log
+    assert "the server has ended, with status 1" in process.log
+
+
+# However much comes
+
+
+@pytest.fixture
+def endless(monkeypatch):
+    """A client of a server that never stops sending."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def send():
+            with contextlib.suppress(OSError), listener.accept()[0] as sock:
+                while True:
+                    sock.sendall(b"and so on\n" * 1000)
+
+        threading.Thread(target=send, daemon=True).start()
+        peer = Peer(None, socket.create_connection(listener.getsockname()))
+        yield peer
+        peer.sock.close()
+
+
+def test_a_deadline_is_one_also_while_much_comes(endless):
+    with pytest.raises(BrokenPromise, match="waited in vain"):
+        endless.read_until(b"the end\n", within=0.5)
+    with pytest.raises(BrokenPromise, match="should have been disconnected"):
+        endless.read_to_end(within=0.5)
+    assert not endless.hears(b"the end\n", time.monotonic() + 0.5)
+
+
+def test_what_comes_has_a_bound(endless, monkeypatch):
+    monkeypatch.setattr(harness, "MOST_UNREAD", 1 << 20)
+    with pytest.raises(BrokenPromise, match="is sent more than anybody has said"):
+        endless.read_to_end()
+
+
+def test_an_endless_log(sub_pytest, scratch):
+    """Neither the disk nor the report gets full of it, and the end of it is shown."""
+    server = scratch / "talks"
+    server.write_text(f"#!/bin/sh\nyes something of no interest &\nexec {sys.executable} {BASE} $1\n")
+    server.chmod(0o755)
+    process = sub_pytest(f"{server} {{port}}", "-n0", "tests/test_idle.py", "-knobody_there", "--deadline=6")
+    most = 0
+
+    def ended():
+        nonlocal most
+        with contextlib.suppress(OSError):
+            most = max([most, *(file.stat().st_size for file in (scratch / "files").glob("*/*/log*"))])
+        return not process.running
+
+    assert wait_until(ended, within=300)
+    assert 1 << 20 < most < 2 << 30  # a gigabyte in a tenth of a second is more than it can
+    assert "it has nothing to do, and uses" in process.log
+    assert "something of no interest" in process.log and len(process.log) < 20_000
 
 
 # On any machine, however busy, and however the suite is started
@@ -242,4 +559,4 @@ def test_signals_that_were_ignored_or_blocked(run):
     )
     tests = ["tests/test_clients.py", "-ktest_ctrl_c_leaves_quietly and (select or process or blocking)"]
     process = run([sys.executable, "-c", code, "-m", "pytest", "-n2", "-pno:cacheprovider", *tests], cwd=ROOT)
-    assert process.wait() == 0, process.log
+    assert process.wait(within=300) == 0, process.log

@@ -34,3 +34,20 @@ def test_a_second_short_message_does_not_wait(server):
             time.sleep(0.05)
     typical = statistics.median(delays)
     assert typical < LIMIT, f"typically {typical * 1000:.0f} ms pass until a second message is heard"
+
+
+@pytest.mark.promise("latency", needs="broadcast")
+def test_a_first_short_message_does_not_wait(server):
+    """Not for the acknowledgement of its own beginning, where that was sent on its own."""
+    speaker, listener = server.pair()
+    delays, watch = [], Stopwatch(server)
+    for _ in range(ROUNDS):
+        if hasattr(socket, "TCP_QUICKACK"):
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+        watch.lap()
+        speaker.send(b"first\n")
+        listener.expect_line(speaker, "first")
+        delays.append(watch.lap())
+        time.sleep(0.05)  # until all is acknowledged
+    typical = statistics.median(delays)
+    assert typical < LIMIT, f"typically {typical * 1000:.0f} ms pass until a first message is heard"

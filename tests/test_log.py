@@ -34,6 +34,18 @@ def test_joined_and_left(server):
 
 
 @pytest.mark.promise("log")
+def test_who_came_and_how_each_left(server):
+    """A line for each, at once, whatever else is in it."""
+    ways = {"left": lambda peer: peer.close(), "dropped": lambda peer: peer.offer(b"x" * 5000)}
+    for word, leave in ways.items():
+        peer = server.connect()
+        server.await_log(rf"{peer.in_log}\b.*\bjoined\b")
+        server.settle([peer])
+        leave(peer)
+        server.await_log(rf"{peer.in_log}\b.*\b{word}\b")
+
+
+@pytest.mark.promise("log")
 @pytest.mark.ours("the log")
 def test_ctrl_c_in_telnet_is_a_way_to_leave(server):
     alice = server.connect()

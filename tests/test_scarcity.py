@@ -158,6 +158,7 @@ def limit(server, kind, soft):
 
 @pytest.mark.parametrize("spare", [0, 4, 16])
 @pytest.mark.promise("limits.room")
+@pytest.mark.ours("more than the contract asks for: many a language's runtime ends without memory")
 @LINUX
 def test_no_address_space_for_newcomers(start, spare):
     """However many come in: the others are refused or wait, and all is as before when there is space again."""
@@ -208,6 +209,7 @@ def test_little_address_space_from_the_start(start, size):
 
 
 @pytest.mark.promise("limits.room")
+@pytest.mark.ours("more than the contract asks for")
 @LINUX
 def test_descriptors_taken_away_and_given_back(start):
     """Who is inside when the limit is lowered may go; newcomers come in once it is raised."""

@@ -1,6 +1,7 @@
 """Promise: start. Where it listens is said at once; and what went wrong, in one line."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -10,7 +11,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import LISTENING, free_port, wait_until
+from harness import LISTENING, BrokenPromise, ending, free_port, wait_until
 from promises import ROOT, UVLOOP
 
 TIME = r"\d\d:\d\d:\d\d"
@@ -49,13 +50,23 @@ def one_line(log, host, port, reason):
 
 @pytest.mark.promise("start")
 def test_it_listens(start):
-    """On the port that it was given; and it says so, if it is one of ours."""
+    """On the port that it was given; and it says so, at once and not when it ends."""
     port = free_port()
     server = start(port=port)
+    server.await_log(rf"listening on 127\.0\.0\.1:{port}$")
     server.check_room()
     if not server.model.foreign:
         first = server.log.partition("\n")[0]
         assert re.fullmatch(rf"{TIME} listening on 127\.0\.0\.1:{port}", first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.2 is no address of the machine")
+@pytest.mark.promise("start")
+def test_it_listens_on_that_address_alone(server):
+    """Not on all that the machine has, of which 127.0.0.2 is one."""
+    with socket.socket() as sock:
+        if sock.connect_ex(("127.0.0.2", server.port)) != errno.ECONNREFUSED:
+            raise BrokenPromise(f"it answers on 127.0.0.2, too: it listens on {' and '.join(server.listens_on())}")
 
 
 @pytest.mark.promise("start")
@@ -144,6 +155,17 @@ def test_a_bad_port(command, run):
         assert "Traceback" not in process.log
 
 
+@pytest.mark.parametrize("port", ["nonsense", "-1", "65536", "99999999999999999999", "1.5"])
+@pytest.mark.promise("start")
+@pytest.mark.theirs("ours are held to more in the test above")
+def test_what_is_no_port(start, port):
+    """As any language has it."""
+    server = start(port=port, announce=False)
+    status = server.wait()
+    if status != 2 or not server.log.strip():
+        raise BrokenPromise(f"with {port} for its port it ended {ending(status)}, and not with usage and status 2")
+
+
 @pytest.mark.promise("start")
 @pytest.mark.ours("its error")
 def test_a_port_in_use(outcome):
@@ -158,10 +180,9 @@ def test_a_port_in_use(outcome):
 def test_a_port_in_use_by_itself(start):
     """A second server on the same port ends, and says why; the first goes on."""
     first = start()
-    second = start(port=first.port, announce=False) if not first.model.foreign else None
-    if second:
-        assert second.wait() == 1
-        assert "Traceback" not in second.log
+    second = start(port=first.port, announce=False)
+    assert second.wait() == 1
+    assert re.fullmatch(r".+\n", second.log), f"one line should say why: {second.log}"
     first.check_room()
 
 

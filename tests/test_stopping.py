@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from harness import BrokenPromise, Stopwatch, wait_until
+from harness import BrokenPromise, Stopwatch, ending, wait_until
 from promises import MODELS
 from test_fairness import Flood
 
@@ -29,11 +29,11 @@ def check_stopped(server, start):
     took = before + Stopwatch(server).until(lambda: not server.running)
     status = server.wait()
     if status != 0 or took > GRACE:
-        raise BrokenPromise(f"it ended with status {status} after {took:.1f} seconds\n{server.log}")
+        raise BrokenPromise(f"it ended {ending(status)} after {took:.1f} seconds\n{server.log_end}")
     if left := server.processes():
         raise BrokenPromise(f"it left processes behind: {left}")
     if not server.model.foreign and not server.log.endswith(" bye\n"):
-        raise BrokenPromise(f"its last line is not bye:\n{server.log}")
+        raise BrokenPromise(f"its last line is not bye:\n{server.log_end}")
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -14,6 +14,7 @@ import inspect
 import runpy
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -31,6 +32,7 @@ BREAKS = {
     "ctrl_c_waits_for_the_line": ("leaving", "message"),
     "delivers_blank_lines": ("framing", "latency"),
     "delivers_the_tail": ("limits", "message"),
+    "dies_of_a_broken_pipe": ("leaving", "message"),
     "dies_of_a_lack": ("limits", "message"),
     "dies_of_a_reset": ("leaving", "latency"),
     "drops_what_does_not_fit": ("slow", "message"),
@@ -45,22 +47,88 @@ BREAKS = {
     "ignores_signals": ("stopping", "message"),
     "keeps_all_that_is_unsent": ("slow", "message"),
     "leaks_descriptors": ("leaving", "message"),
+    "leaves_a_child": ("stopping", "message"),
     "limit_is_one_less": ("limits", "message"),
+    "listens_on_all": ("start", "message"),
     "logs_what_is_said": ("log", "message"),
     "loses_the_last_line": ("framing", "message"),
+    "names_are_mapped": ("broadcast", None),  # with a wrong name nothing is heard as it should be
     "needs_its_log": ("log", "message"),
     "never_drops_its_memory": ("leaving", "message"),
+    "never_flushes": ("start", "message"),
     "never_full": ("limits", "message"),
     "passes_escapes_on": ("message", "broadcast"),
     "passes_overrides_on": ("message", "broadcast"),
     "reorders": ("broadcast", "idle"),
     "repeats": ("broadcast", "start"),
+    "says_nothing": ("log", "message"),
     "sends_again_what_does_not_fit": ("slow", "message"),
+    "sends_in_two_pieces": ("latency", "message"),
     "stalls_on_a_slow_reader": ("slow", "message"),
     "starves_the_others": ("fairness", "message"),
     "takes_a_recv_for_a_message": ("framing", "start"),
     "waits_for_its_clients": ("stopping", "message"),
 }
+
+PROGRAMS = FOLDER.parent / "programs"
+# What the right programs in other languages become when some of their text is replaced, and what that breaks and keeps.
+OTHERS = {
+    "c_dies_of_a_broken_pipe": ("chat.c", {"signal(SIGPIPE, SIG_IGN);": ""}, "leaving", "message"),
+    "c_leaves_a_child": (
+        "chat.c",
+        {"epoll = epoll_create1(0);": "epoll = epoll_create1(0); if (!fork()) { setsid(); pause(); }"},
+        "stopping",
+        "message",
+    ),
+    "c_listens_on_all": ("chat.c", {"INADDR_LOOPBACK": "INADDR_ANY"}, "start", "latency"),
+    "c_never_flushes": ("chat.c", {"write(2, line, length) < 0": "!fwrite(line, 1, length, stdout)"}, "log", "latency"),
+    "c_sends_in_two_pieces": (
+        "chat.c",
+        {
+            "setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);": "",
+            "tell(other, said, count);": "tell(other, said, 10), tell(other, said + 10, count - 10);",
+        },
+        "latency",
+        "message",
+    ),
+    "js_counts_characters": (
+        "chat.js",
+        {"if (end >= MAX_MESSAGE)": "if (`${rest.subarray(0, end)}`.length >= MAX_MESSAGE)"},
+        "limits",
+        "latency",
+    ),
+    "js_listens_on_all": ("chat.js", {'host: "127.0.0.1", ': 'host: "0.0.0.0", '}, "start", "latency"),
+    "js_says_nothing": ("chat.js", {"fs.writeSync(2, `${new Date()": "String(`${new Date()"}, "log", "latency"),
+    "java_listens_on_all": (
+        "Chat.java",
+        {'new InetSocketAddress(InetAddress.getByName("127.0.0.1"), port)': "new InetSocketAddress(port)"},
+        "start",
+        "latency",
+    ),
+    "java_keeps_all_that_is_unsent": (
+        "Chat.java",
+        {"client.last - client.first > MAX_UNSENT": "client.last < client.first"},
+        "slow",
+        "latency",
+    ),
+}
+
+
+def built(program, folder):
+    """How a program of another language is started, built in the folder if it is not here to be read; or skip."""
+    needs, build, words = {
+        ".c": ("gcc", ["gcc", "-O2", "-o", folder / "chat", program], [folder / "chat"]),
+        ".js": ("node", None, ["node", program]),
+        ".java": ("javac", ["javac", "-nowarn", "-d", folder, program], ["java", "-Xmx64m", "-cp", folder, "Chat"]),
+    }[program.suffix]
+    if not shutil.which(needs):
+        pytest.skip(f"{needs} is not installed")
+    if program.suffix == ".c" and sys.platform != "linux":
+        pytest.skip("it waits with epoll, which only Linux has")
+    if build:
+        built = subprocess.run([*map(str, build)], capture_output=True, text=True)
+        assert built.returncode == 0, built.stderr
+    return shlex.join(map(str, words)) + " {port}"
 
 
 @pytest.fixture
@@ -68,7 +136,8 @@ def verdicts(run):
     """Test a server for some promises: `verdicts("greets", ["start"])` gives the verdict for each promise."""
 
     def test(name, promises, *options):
-        command = shlex.join([sys.executable, str(FOLDER / f"{name}.py")]) + " {port}"
+        ours = FOLDER / f"{name}.py"
+        command = shlex.join([sys.executable, str(ours)]) + " {port}" if ours.exists() else name
         pytest_ = [sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", "--server-cmd", command]
         process = run([*pytest_, "--promises", ",".join(promises), *options], cwd=ROOT)
         process.wait(within=500)
@@ -90,14 +159,38 @@ def test_it_breaks_its_promise_and_keeps_another(verdicts, name):
     verdict, log = verdicts(name, [broken], "--first", "--deadline=5")
     assert verdict[broken] == "BROKEN", log
     # A right one is given more time: nothing that must happen takes long, but on a busy machine.
-    verdict, log = verdicts(name, [kept], "--deadline=60")
-    assert verdict[kept] == "kept", log
+    if kept:
+        verdict, log = verdicts(name, [kept], "--deadline=60")
+        assert verdict[kept] == "kept", log
 
 
 @pytest.mark.parametrize("promise", PROMISES)
 def test_the_correct_one_keeps_its_promises(verdicts, promise):
     verdict, log = verdicts("base", [promise], "--deadline=60")
     assert verdict[promise] == "kept", log
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("promises", [list(PROMISES)[:5], list(PROMISES)[5:]])
+@pytest.mark.parametrize("program", ["chat.c", "chat.js", "Chat.java"])
+def test_a_right_one_in_another_language_keeps_its_promises(verdicts, scratch, program, promises):
+    verdict, log = verdicts(built(PROGRAMS / program, scratch), promises, "--deadline=60")
+    assert [name for name in promises if verdict[name] != "kept"] == [], log
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_wrong_one_in_another_language_is_found(verdicts, scratch, name):
+    program, replace, broken, kept = OTHERS[name]
+    text = (PROGRAMS / program).read_text()
+    for old, new in replace.items():
+        assert text.count(old) == 1, f"not once: {old}"
+        text = text.replace(old, new)
+    (scratch / program).write_text(text)
+    command = built(scratch / program, scratch)
+    verdict, log = verdicts(command, [broken], "--first", "--deadline=5")
+    assert verdict[broken] == "BROKEN", log
+    verdict, log = verdicts(command, [kept], "--deadline=60")
+    assert verdict[kept] == "kept", log
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "road").glob("*.py")))

@@ -31,6 +31,7 @@ class Client:
         self.received = b""
         self.unsent = bytearray()
         self.failure = None  # why nothing more can be sent to it
+        self.why = "left"  # what the log is to say of its end
 
 
 class Chat:
@@ -72,8 +73,7 @@ class Chat:
         self.signals()
         self.welcome_newcomers(True)
         self.selector.register(self.wakeup, selectors.EVENT_READ)
-        with contextlib.suppress(OSError):
-            print("listening", flush=True)
+        self.note(f"listening on 127.0.0.1:{self.listener.getsockname()[1]}")
         while not self.finished():
             ready = self.selector.select(None if self.listening else 0.2)
             self.welcome_newcomers(True)
@@ -87,7 +87,14 @@ class Chat:
         self.listener.close()
         for client in list(self.clients.values()):
             self.flush(client)
+            client.why = "dropped: server stopping"
             self.drop(client)
+        self.note("bye")
+
+    def note(self, text):
+        if sys.stderr:  # it is None if the log is closed
+            with contextlib.suppress(OSError):
+                print(text, file=sys.stderr, flush=True)
 
     def welcome_newcomers(self, yes):
         """While no descriptor can be had, a listener that is watched would be ready again and again."""
@@ -122,6 +129,7 @@ class Chat:
             self.clients[sock] = client = Client(sock, address)
             self.selector.register(sock, self.events(client))
             self.welcome(client)
+            self.note(f"{client.name} joined, {len(self.clients)} online")
 
     def cannot_accept(self, error):
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
@@ -142,7 +150,8 @@ class Chat:
             data = client.sock.recv(4096)
         except BlockingIOError:
             return
-        except OSError:
+        except OSError as error:
+            client.why = f"dropped: {error}"
             self.drop(client)
             return
         self.received(client, data)
@@ -175,6 +184,7 @@ class Chat:
 
     def too_long(self, client):
         self.send(client, TOO_LONG)
+        client.why = "dropped: message too long"
         self.drop(client)
 
     def message(self, client, line):
@@ -219,6 +229,7 @@ class Chat:
     def sent(self, client, count):
         del client.unsent[:count]
         if len(client.unsent) > self.max_unsent:
+            client.why = "dropped: too slow"
             self.drop(client)
             return
         self.selector.modify(client.sock, self.events(client))
@@ -230,10 +241,18 @@ class Chat:
         if self.clients.pop(client.sock, None):
             self.selector.unregister(client.sock)
             client.sock.close()
+            self.note(f"{client.name} {client.why}, {len(self.clients)} online")
 
 
 def main(chat_class):
-    chat_class(int(sys.argv[1])).run()
+    if len(sys.argv) != 2 or not re.fullmatch("[0-9]{1,5}", sys.argv[1]) or int(sys.argv[1]) > 65535:
+        print("usage: server.py PORT", file=sys.stderr)
+        sys.exit(2)
+    try:
+        chat = chat_class(int(sys.argv[1]))
+    except OSError as error:
+        sys.exit(f"server.py: cannot listen on 127.0.0.1:{sys.argv[1]}: {error}")
+    chat.run()
 
 
 if __name__ == "__main__":

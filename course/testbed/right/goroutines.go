@@ -1,0 +1,235 @@
+// A chat server in Go that keeps the contract: two goroutines for each client, one lock. It is one of those that
+// check.py must find nothing wrong with.
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+	"unicode"
+)
+
+const maxMessage, maxUnsent = 4096, 1 << 20
+
+type client struct {
+	conn    *net.TCPConn
+	name    string
+	mutex   sync.Mutex
+	more    *sync.Cond
+	unsent  [][]byte
+	waiting int
+	closed  bool
+	tooSlow bool
+}
+
+var (
+	lock    sync.Mutex
+	clients = map[*client]bool{}
+	most    int
+)
+
+func say(format string, words ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05")+" "+format+"\n", words...)
+}
+
+func withoutTelnet(line []byte) []byte {
+	data := []byte{}
+	for i := 0; i < len(line); i++ {
+		next := -1
+		if i+1 < len(line) {
+			next = int(line[i+1])
+		}
+		switch {
+		case line[i] != 0xFF:
+			data = append(data, line[i])
+		case next < 0:
+		case next == 0xFF:
+			data = append(data, 0xFF)
+			i++
+		case next >= 0xFB:
+			i += 2
+		case next == 0xFA:
+			for i += 2; i < len(line) && !(line[i] == 0xFF && (i+1 == len(line) || line[i+1] == 0xF0)); i++ {
+				if line[i] == 0xFF {
+					i++
+				}
+			}
+			i++
+		case next >= 0xEC:
+			i++
+		default:
+			data = append(data, 0xFF)
+		}
+	}
+	return data
+}
+
+func safe(r rune) rune {
+	if r < 0x20 && r != '\t' || r >= 0x7F && r < 0xA0 || r >= 0x202A && r <= 0x202E || r >= 0x2066 && r <= 0x2069 {
+		return -1
+	}
+	return r
+}
+
+func message(sender *client, line []byte) {
+	text := strings.Map(safe, string([]rune(string(withoutTelnet(line)))))
+	if strings.TrimFunc(text, unicode.IsSpace) == "" {
+		return
+	}
+	data := []byte(sender.name + " says: " + text + "\n")
+	lock.Lock()
+	defer lock.Unlock()
+	for other := range clients {
+		if other != sender {
+			other.put(data)
+		}
+	}
+}
+
+func (c *client) put(data []byte) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.closed || c.tooSlow {
+		return
+	}
+	c.unsent = append(c.unsent, data)
+	if c.waiting += len(data); c.waiting > maxUnsent {
+		c.tooSlow = true
+		c.conn.Close()
+	}
+	c.more.Signal()
+}
+
+func (c *client) write() {
+	for {
+		c.mutex.Lock()
+		for len(c.unsent) == 0 && !c.closed && !c.tooSlow {
+			c.more.Wait()
+		}
+		data := bytes.Join(c.unsent, nil)
+		c.unsent = nil
+		ended := c.closed || c.tooSlow
+		c.mutex.Unlock()
+		if len(data) > 0 && !c.tooSlow {
+			if ended {
+				c.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+			}
+			c.conn.Write(data) // an error is told to read() as well
+			c.mutex.Lock()
+			c.waiting -= len(data)
+			c.mutex.Unlock()
+		}
+		if ended {
+			c.conn.Close()
+			return
+		}
+	}
+}
+
+func (c *client) leave(why string, last string) {
+	lock.Lock()
+	delete(clients, c)
+	online := len(clients)
+	lock.Unlock()
+	c.mutex.Lock()
+	if c.tooSlow {
+		why = "dropped: too slow"
+	}
+	c.closed = true
+	if last != "" {
+		c.unsent = append(c.unsent, []byte(last))
+	}
+	c.more.Signal()
+	c.mutex.Unlock()
+	say("%s %s, %d online", c.name, why, online)
+}
+
+func (c *client) read() {
+	var received []byte
+	buffer := make([]byte, maxMessage)
+	for {
+		count, err := c.conn.Read(buffer)
+		received = append(received, buffer[:count]...)
+		rest, _, interrupted := bytes.Cut(received, []byte("\xff\xf4"))
+		for {
+			line, after, found := bytes.Cut(rest, []byte("\n"))
+			if len(line) >= maxMessage && (found || len(line) > maxMessage) {
+				c.leave("dropped: message too long", "error: a message may be at most 4096 bytes\n")
+				return
+			}
+			if !found {
+				break
+			}
+			message(c, line)
+			rest = after
+		}
+		received = append([]byte{}, rest...)
+		if interrupted {
+			c.leave("left", "")
+			return
+		}
+		if err != nil {
+			if err.Error() == "EOF" {
+				message(c, received)
+				c.leave("left", "")
+			} else {
+				c.leave("dropped: connection reset by peer", "")
+			}
+			return
+		}
+	}
+}
+
+func main() {
+	port := "9669"
+	if len(os.Args) > 1 {
+		port = os.Args[1]
+	}
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE)
+	listener, err := net.Listen("tcp4", "127.0.0.1:"+port)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "goroutines: cannot listen:", err)
+		os.Exit(1)
+	}
+	var limit syscall.Rlimit
+	syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit)
+	most = int(limit.Cur) - 20
+	say("listening on %s", listener.Addr())
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				time.Sleep(10 * time.Millisecond)
+				continue
+			}
+			c := &client{conn: conn.(*net.TCPConn), name: conn.RemoteAddr().String()}
+			c.more = sync.NewCond(&c.mutex)
+			c.conn.SetKeepAlive(true)
+			lock.Lock()
+			if len(clients) >= most {
+				lock.Unlock()
+				conn.Write([]byte("error: the room is full\n"))
+				conn.Close()
+				continue
+			}
+			clients[c] = true
+			online := len(clients)
+			lock.Unlock()
+			say("%s joined, %d online", c.name, online)
+			go c.read()
+			go c.write()
+		}
+	}()
+	<-signals
+	listener.Close()
+	say("bye")
+	os.Exit(0)
+}
