@@ -1,10 +1,13 @@
 """What the tests of nodes/ share: NATS servers, nodes, and people who say numbered lines and count what they hear."""
 
+import json
 import os
 import re
 import shutil
 import sys
 import sysconfig
+import time
+import urllib.request
 
 import pytest
 from harness import free_port, wait_until
@@ -70,8 +73,6 @@ class Trio:
 
     def leader(self):
         """The one that leads the stream of what is said: the log of whoever became that last says so."""
-        import json
-        import urllib.request
 
         def ask():
             for server in self.servers:
@@ -101,10 +102,10 @@ def spoken(peer, count):
 
 
 def compare(listener, speakers, count, elsewhere=()):
-    """Each of the speakers has said so many lines, numbered from 0. All must have heard all but their own, in one order.
+    """Each of the speakers has said so many numbered lines. All must have heard all but their own, in one order.
 
     The listener has said nothing, and so has heard all. `elsewhere`: others who have said nothing.
-    Returns the lines that were no such lines, for each.
+    Returns what else came, for each.
     """
     __tracebackhide__ = True
     order, others = spoken(listener, count * len(speakers))
@@ -120,7 +121,11 @@ def compare(listener, speakers, count, elsewhere=()):
             where = next(number for number in range(len(heard)) if heard[number] != expected[number])
             peer.fail(f"{peer.name} heard another order: {heard[where:][:5]}", str(expected[where:][:5]).encode())
     for peer in [listener, *speakers, *elsewhere]:
-        peer.expect_nothing(0.1)
+        while peer.hears(b"\n", time.monotonic() + 0.2):
+            line = peer.read_line()
+            if SPOKEN.fullmatch(line):
+                peer.fail(f"{peer.name} heard a line that nobody said, or twice: {line}")
+            rest[peer.name].append(line.decode())
     return rest
 
 

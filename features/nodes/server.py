@@ -436,7 +436,7 @@ class ChatServer:
             self.begin(client, self.regain, client.busy)
 
     async def regain(self, client, before):
-        """Take a lost name again, or ask for another one."""
+        """Take a lost name again. If it is somebody else's by now, what the client says would be taken for theirs."""
         if before:
             await asyncio.wait([before])
         room = client.room
@@ -444,8 +444,10 @@ class ChatServer:
             client.revision = await self.shared.claim(client.key, client.name, room.name)
         except ValueError as error:
             self.part(client)
-            client.name, client.first = None, room.name
-            return self.ask(client, f"error: this server was away, and {error}\nyour name?\n")
+            client.name = None  # the others have heard already that it left
+            if client in self.clients:
+                self.drop(client, "dropped: name lost", f"error: this server was away, and {error} now\n".encode())
+            return
         self.named[client.key] = client
         self.answer(client, "* this server was away, and the others heard that you left; you are back\n")
         await self.say(client, room, f"* {client.name} joined")
