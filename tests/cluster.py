@@ -10,7 +10,7 @@ import time
 import urllib.request
 
 import pytest
-from harness import free_port, wait_until
+from harness import DEADLINE, free_port, wait_until
 from promises import NO_LIMITS, Model
 
 PROGRAM = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
@@ -35,15 +35,16 @@ def skip_without_nats():
 class Nats:
     """A NATS server with JetStream, on the same port and in the same folder however often it is started."""
 
-    def __init__(self, run, folder, *args, port=None):
-        self.run, self.folder, self.args, self.port = run, folder, args, port or free_port()
+    def __init__(self, run, folder, *args, js=True):
+        self.run, self.port, self.args = run, free_port(), args
+        self.store = ["-js", "-sd", folder] if js else []
         self.url = f"nats://127.0.0.1:{self.port}"
         self.process = None
         self.start()
 
     def start(self, ready=True):
         """Start it, and wait until it takes connections."""
-        words = [PROGRAM, "-a", "127.0.0.1", "-p", self.port, "-js", "-sd", self.folder, *self.args]
+        words = [PROGRAM, "-a", "127.0.0.1", "-p", self.port, *self.store, *self.args]
         self.process = self.run(list(map(str, words)))
         if ready:
             self.process.await_log("Server is ready")
@@ -71,18 +72,20 @@ class Trio:
         ]
         self.url = ",".join(server.url for server in self.servers)
 
-    def leader(self):
-        """The one that leads the stream of what is said: the log of whoever became that last says so."""
+    def leader(self, besides=None):
+        """The one that leads the stream of what is said, as the others say besides one that is not asked."""
 
         def ask():
             for server in self.servers:
-                if not server.process.running:
+                if server is besides:
                     continue
                 with urllib.request.urlopen(f"http://127.0.0.1:{server.args[-1]}/jsz?streams=1", timeout=60) as answer:
                     for account in json.load(answer).get("account_details", []):
                         for stream in account.get("stream_detail", []):
-                            if stream["name"] == "chat" and (leader := stream.get("cluster", {}).get("leader")):
-                                return self.servers[int(leader[-1])]
+                            name = stream.get("cluster", {}).get("leader")
+                            if stream["name"] == "chat" and name:
+                                leader = self.servers[int(name[-1])]
+                                return leader if leader is not besides else None
             return None
 
         return wait_until(ask, every=0.1)
@@ -101,11 +104,11 @@ def spoken(peer, count):
     return said, others
 
 
-def compare(listener, speakers, count, elsewhere=()):
+def compare(listener, speakers, count, elsewhere=(), until=None):
     """Each of the speakers has said so many numbered lines. All must have heard all but their own, in one order.
 
-    The listener has said nothing, and so has heard all. `elsewhere`: others who have said nothing.
-    Returns what else came, for each.
+    The listener has said nothing, and so has heard all. `elsewhere`: others who have said nothing. `until`: a line that
+    all hear in the end. Returns what else came, for each.
     """
     __tracebackhide__ = True
     order, others = spoken(listener, count * len(speakers))
@@ -121,11 +124,13 @@ def compare(listener, speakers, count, elsewhere=()):
             where = next(number for number in range(len(heard)) if heard[number] != expected[number])
             peer.fail(f"{peer.name} heard another order: {heard[where:][:5]}", str(expected[where:][:5]).encode())
     for peer in [listener, *speakers, *elsewhere]:
-        while peer.hears(b"\n", time.monotonic() + 0.2):
+        patience = 0.2 if until is None or until in rest[peer.name] else DEADLINE
+        while peer.hears(b"\n", time.monotonic() + patience):
             line = peer.read_line()
             if SPOKEN.fullmatch(line):
                 peer.fail(f"{peer.name} heard a line that nobody said, or twice: {line}")
             rest[peer.name].append(line.decode())
+            patience = patience if line.decode() != until else 0.2
     return rest
 
 

@@ -34,7 +34,8 @@ class Place:
 
     def __init__(self):
         self.name, self.room = b"", b"lobby"  # which we have once we were let in
-        self.number = 0  # of the last line that we had
+        self.number = 0  # of the last line that we had; those that were said at once have the same
+        self.count = self.skip = 0  # how many of those we had, and how many of them come once more
         self.last = b""  # the last line that was shown
         self.leaves = False  # whether /quit was typed
         self.end = 0.0  # until when we try to come back, in the loop's time
@@ -42,15 +43,21 @@ class Place:
 
     def knock(self):
         """Return what to say before anything else."""
-        return b"/numbers %d %b\n%b\n" % (self.number, self.room, self.name) if self.name else b"/numbers\n"
+        if not self.name:
+            return b"/numbers\n"
+        self.skip, self.count = self.count, 0
+        return b"/numbers %d %b\n%b\n" % (self.number - 1, self.room, self.name)
 
     def take(self, line):
         """Return what is to be shown of a line, or None if that is the door, to which we come back, refusing us."""
         if numbered := NUMBERED.fullmatch(line):
             number, line = int(numbered[1]), numbered[2]
-            if number <= self.number and not line.startswith(b"["):  # what /history tells we may have had
-                return b""
-            self.number = max(number, self.number)
+            if not line.startswith(b"["):  # what /history tells we may have had
+                self.count = self.count + 1 if number == self.number else 1
+                self.number = number
+                if self.skip:
+                    self.skip -= 1
+                    return b""
             if (renamed := RENAMED.fullmatch(line)) and renamed[1] == self.name:
                 self.name = renamed[2]
         elif welcome := WELCOME.match(line):

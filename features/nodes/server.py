@@ -43,6 +43,7 @@ LOBBY = "lobby"  # the room in which everybody is at first
 BURST = 4  # seconds for which a client may save up what --lines and --bytes allow
 MAX_AHEAD = 1 << 14  # bytes that the kernel keeps for us of what a client has sent before we read it
 NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (no Hangul fillers: nobody sees them), digits, _, -
+NEW_LINE = re.compile("^(?=.)", re.MULTILINE)
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -207,7 +208,18 @@ class ChatServer:
         elif text.startswith("/") and not text.startswith("//"):
             self.command(client, text)
         elif text.strip():
-            self.begin(client, self.speak, f"{client.name} says: {text.removeprefix('/')}")
+            self.begin(client, self.speak, "".join(self.words_of(client, text)))
+
+    def words_of(self, client, text):
+        """Give a line that is to be told, and those after it up to a command or a limit: one message of the stream."""
+        while True:
+            if text.strip():
+                yield f"{client.name} says: {text.removeprefix('/')}\n"
+            pause = max(client.lines.pause(), client.bytes.pause())
+            if not client.waiting or client.waiting.startswith("/") or (pause and not self.stopping.is_set()):
+                break
+            client.lines.take(1)
+            text, _, client.waiting = client.waiting.partition("\n")
 
     def begin(self, client, do, *words):
         """Have a client busy with something that takes time."""
@@ -261,7 +273,7 @@ class ChatServer:
         room.users += 1
         await asyncio.wait([room.ready])
         client.arriving = self.loop.create_future()
-        await self.say(client, room, f"* {client.name} joined")
+        await self.say(client, room, f"* {client.name} joined\n")
         await client.arriving
 
     def arrive(self, client, room, number):
@@ -279,7 +291,8 @@ class ChatServer:
         else:
             if after + 1 < room.first:
                 self.send(client, b"* what was said just after you were gone is no longer here\n")
-            self.send(client, b"".join(told(client, line) for line in room.lines if after < line.number < number))
+            missed = [line for line in room.lines if after < line.number < number]
+            self.send(client, b"".join(told(client, line.number, line.text) for line in missed))
         client.arriving.set_result(None)
 
     def part(self, client):
@@ -349,7 +362,7 @@ class ChatServer:
         if key == client.room.name:
             raise ValueError("you are there")
         client.revision = await self.shared.move(client.key, client.name, key, client.revision)
-        await self.say(client, client.room, f"* {client.name} left")
+        await self.say(client, client.room, f"* {client.name} left\n")
         self.part(client)
         await self.join(client, key)
 
@@ -373,7 +386,7 @@ class ChatServer:
 
     async def do_me(self, client, text):
         """Say what you do: after /me waves the others read that you wave."""
-        await self.speak(client, f"~ {client.name} {text}")
+        await self.speak(client, f"~ {client.name} {text}\n")
 
     async def do_nick(self, client, name):
         """Take another name."""
@@ -389,7 +402,7 @@ class ChatServer:
             await self.shared.release(old, revision)
         logging.info("%s is now %s, %d online", client, name, len(self.named))
         before, client.name = client.name, name
-        await self.shared.say(client.room, f"* {before} is now {name}", self.shared.new_id())  # all hear it
+        await self.shared.say(client.room, f"* {before} is now {name}\n", self.shared.new_id())  # all hear it
 
     def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
@@ -414,13 +427,13 @@ class ChatServer:
         await self.shared.say(room, words, message_id)
 
     async def hear(self, room, line, message_id):
-        """Put a line that has come from the stream with what each client in the room is to be sent."""
+        """Put lines that have come from the stream with what each client in the room is to be sent."""
         speaker = self.said.pop(message_id, None)
         if speaker and speaker.arriving and not speaker.arriving.done():
             self.arrive(speaker, room, line.number)
         for client in room.clients:
             if client is not speaker:
-                client.unsent += told(client, line)
+                client.unsent += told(client, line.number, line.text)
         self.untold.add(room)
         self.size += len(line.text)
         self.heard.set()
@@ -450,7 +463,7 @@ class ChatServer:
             return
         self.named[client.key] = client
         self.answer(client, "* this server was away, and the others heard that you left; you are back\n")
-        await self.say(client, room, f"* {client.name} joined")
+        await self.say(client, room, f"* {client.name} joined\n")
 
     def notify(self, text):
         """Tell everybody here something about NATS."""
@@ -546,7 +559,7 @@ class ChatServer:
             room = client.room
             self.part(client)
             if room:
-                await self.shared.say(room, f"* {client.name} left", self.shared.new_id())
+                await self.shared.say(room, f"* {client.name} left\n", self.shared.new_id())
             await self.shared.release(client.key, client.revision)
 
     def stop(self, *_):
@@ -621,17 +634,18 @@ def key_of(name):
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
-def told(client, line):
-    """Return a line as a client is told it."""
-    return (f"{line.number} {line.text}\n" if client.numbered else f"{line.text}\n").encode()
+def told(client, number, text):
+    """Return lines of the stream as a client is told them."""
+    return (NEW_LINE.sub(f"{number} ", text) if client.numbered else text).encode()
 
 
 def said_before(client, room, number=float("inf")):
-    """Return what was said in a room before a number, with its time, as a client is told it."""
+    """Return what was said in a room before a number, with its time, as a client is told it: a list of lines."""
     return [
-        told(client, line._replace(text=f"[{line.time.astimezone():%Y-%m-%d %H:%M}] {line.text}"))
+        told(client, line.number, f"[{line.time.astimezone():%Y-%m-%d %H:%M}] {text}")
         for line in room.lines
         if line.number < number and not line.text.startswith("*")
+        for text in line.text.splitlines(keepends=True)
     ]
 
 

@@ -21,6 +21,7 @@ import ctypes
 import heapq
 import json
 import logging
+import re
 import secrets
 import shutil
 import signal
@@ -34,7 +35,7 @@ from pathlib import Path
 import nats
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig, DeliverPolicy, DiscardPolicy, StreamConfig
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, NotFoundError, ServiceUnavailableError
 
 ROOM, PEOPLE = "chat.room.", "$KV.chat."  # how the subjects of the two streams begin
 RECENT = 1000  # lines of each room that a node has in memory
@@ -49,10 +50,11 @@ FORGET = 3600  # seconds for which it is kept that a name is free again
 START_TIME = 10  # seconds that NATS may take at our start: a cluster has to agree first
 TOO_OLD = (2, 11)  # the first nats-server that lets single messages expire
 FULL = 10077  # JetStream's error codes: maximum bytes exceeded
+NO_JETSTREAM = 10039, 10076  # not enabled, for this account
 CONFLICT = 10071, 10164  # wrong last sequence: somebody else has written since
 OTHERS = 10058  # the stream is there, with other settings
 
-Line = collections.namedtuple("Line", "number time text")
+Line = collections.namedtuple("Line", "number time text")  # a message of the stream: mostly one line
 Person = collections.namedtuple("Person", "name room node revision")
 
 
@@ -129,13 +131,13 @@ class Shared:
 
     def reason(self, error):
         """Return what is to be said of an error of NATS."""
-        if isinstance(error, nats.errors.AuthorizationError):
+        why = str(getattr(error, "description", None) or getattr(error, "strerror", None) or error)
+        if "authorization" in why.lower():
             return "it wants credentials: --nats nats://USER:PASSWORD@HOST:PORT"
-        if isinstance(error, nats.errors.NoRespondersError) or getattr(error, "err_code", 0) in (10039, 10076):
+        if isinstance(error, ServiceUnavailableError) and error.err_code in (None, *NO_JETSTREAM):
             return "it has no JetStream: start it with nats-server -js"
         if isinstance(error, TimeoutError):
             return "it does not answer"
-        why = getattr(error, "description", None) or getattr(error, "strerror", None) or str(error)
         return why.removeprefix("nats: ")
 
     async def connect(self):
@@ -145,7 +147,7 @@ class Shared:
             self.errors[:] = [error]
 
         for url in self.urls:  # of what cannot be meant, nats-py would try to make something
-            if not url.startswith(("nats://", "tls://")):
+            if not re.match(r"(nats|tls)://[^:]", url):
                 raise ValueError(f"{url} is no nats://HOST:PORT")
         self.nats = await nats.connect(
             self.urls,
@@ -172,7 +174,6 @@ class Shared:
             max_bytes=self.size,
             discard=DiscardPolicy.NEW,  # when it is full: nothing that somebody has not read yet is to be lost
             duplicate_window=min(SAME_TIME, self.keep),
-            max_msg_size=1 << 16,
             allow_direct=True,
         )
         people = StreamConfig(
@@ -195,7 +196,7 @@ class Shared:
                     if error.err_code == OTHERS:
                         logging.info("stream %s is there, with other settings than ours", config.name)
                         break
-                    if error.code != 503 or error.err_code in (10039, 10076):
+                    if error.code != 503 or error.err_code in NO_JETSTREAM:
                         raise
                     self.errors[:] = [error]
                 except nats.errors.TimeoutError as error:
@@ -313,7 +314,7 @@ class Shared:
         if person and person.node in self.pulses:
             raise ValueError(f"{name} is taken")
         if person:  # of a node that is dead: whoever was called so has left, and that is told before
-            await self.publish(subject_of(person.room), f"* {person.name} left", f"left-{revision}")
+            await self.publish(subject_of(person.room), f"* {person.name} left\n", f"left-{revision}")
         try:
             return await self.move(key, name, room, revision)
         except ValueError:
@@ -401,7 +402,7 @@ class Shared:
 
     async def bury(self, key, person):
         """Say that somebody of a dead node left, and free the name. All nodes do this, and the streams take it once."""
-        await self.publish(subject_of(person.room), f"* {person.name} left", f"left-{person.revision}")
+        await self.publish(subject_of(person.room), f"* {person.name} left\n", f"left-{person.revision}")
         await self.release(key, person.revision, f"free-{person.revision}")
 
     def holds(self):
