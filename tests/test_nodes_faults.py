@@ -160,7 +160,9 @@ def test_a_cluster_loses_its_leader(serve, run, scratch, how):
     number(ana, 150, 200)
     number(bob, 150, 200)
     rest = compare(listener, [ana, bob], 200)
-    assert "left" not in str(rest)
+    # A node that was connected to the frozen one finds that out after seconds, and then looks for another one. If that
+    # takes longer than a lease, it is taken for dead, and its people come back.
+    assert how == signal.SIGSTOP or "left" not in str(rest)
     assert trio.leader(besides=leader)
 
 

@@ -240,11 +240,12 @@ class ChatServer:
 
         A program may say /numbers before, to have the number of each line; or /numbers AFTER ROOM, to come back.
         """
-        if text.startswith("/numbers"):
-            after, room = (*text.split()[1:], "", "")[:2]
-            client.numbered, client.after, client.first = True, int(after) if after.isdecimal() else None, room or LOBBY
-            return
         try:
+            if text.startswith("/numbers"):
+                after, room = (*text.split()[1:], "", LOBBY)[:2]
+                client.numbered, client.after = True, int(after) if after else None
+                _, client.first = self.check_name(room if after else LOBBY)
+                return
             name, key = self.check_name(text)
         except ValueError as error:
             return self.ask(client, f"error: {error}\nyour name?\n")
@@ -253,15 +254,14 @@ class ChatServer:
     async def admit(self, client, name, key):
         """Let a client into the first room, once no other node can give away its name."""
         client.timer.cancel()
-        room = key_of(client.first)
         try:
-            revision = await self.shared.claim(key, name, room)
+            revision = await self.shared.claim(key, name, client.first)
         except ValueError as error:
             return self.ask(client, f"error: {error}\nyour name?\n")
         client.name, client.key, client.revision, self.named[key] = name, key, revision, client
         if self.limits.idle:
             self.watch(client)
-        await self.join(client, room)
+        await self.join(client, client.first)
         logging.info("%s joined, %d online", client, len(self.named))
 
     async def join(self, client, key):
@@ -404,13 +404,15 @@ class ChatServer:
         before, client.name = client.name, name
         await self.shared.say(client.room, f"* {before} is now {name}\n", self.shared.new_id())  # all hear it
 
-    def do_history(self, client, count=str(LATELY)):
+    async def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
         count = count.rstrip()  # the last word of a command has all that is left of the line
         if not (count.isascii() and count.isdigit() and 1 <= int(count) <= MOST):
             raise ValueError(f"it is /history [COUNT], COUNT from 1 to {MOST}")
-        lines = said_before(client, client.room)[-int(count) :]
-        self.send(client, b"".join(lines) or b"* nothing was said yet\n")
+        for line in said_before(client, client.room)[-int(count) :] or [b"* nothing was said yet\n"]:
+            self.send(client, line)
+            if client.flushing:  # all of them at once may be more than is kept for a client
+                await asyncio.wait([client.flushing])
 
     def do_quit(self, client):
         """Leave."""

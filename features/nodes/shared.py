@@ -45,7 +45,7 @@ ACK_TIME = 3  # seconds until what was not acknowledged is published again
 RETRY_TIME = 0.5  # seconds until what NATS has refused is tried again
 SAME_TIME = 120  # seconds for which the stream knows a message id
 PULSE = 1  # seconds after which a lease is renewed
-LEASE = 6  # seconds after which one that was not renewed is over
+LEASE = 7  # seconds after which one that was not renewed is over
 FORGET = 3600  # seconds for which it is kept that a name is free again
 START_TIME = 10  # seconds that NATS may take at our start: a cluster has to agree first
 TOO_OLD = (2, 11)  # the first nats-server that lets single messages expire
@@ -155,8 +155,8 @@ class Shared:
             error_cb=failed,
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.2,
-            connect_timeout=2,
-            ping_interval=2,  # a server that was frozen is left after two of these
+            connect_timeout=1,
+            ping_interval=1,  # a server that was frozen is left after three of these: before our lease ends
         )
         version = self.nats.connected_server_version
         if (version.major, version.minor) < TOO_OLD:
