@@ -87,14 +87,14 @@ class Person:
 
 async def measure(servers, nats, rooms, speakers, quiet, seconds):
     """Have people speak for so many seconds; return the figures."""
-    people, partners = [], {}
+    people, partners, listeners = [], {}, []
     for number in range(speakers):
         room = f"room{number % rooms}" if rooms > 1 else ""
         people.append(await Person().come(servers[number % len(servers)].port, f"s{number}", room))
         if rooms > 1:
             partners[number] = await Person().come(servers[(number + 1) % len(servers)].port, f"p{number}", room)
     for number in range(quiet):
-        await Person().come(servers[number % len(servers)].port, f"q{number}")
+        listeners.append(await Person().come(servers[number % len(servers)].port, f"q{number}"))
     for number in range(speakers):
         partners.setdefault(number, people[(number + 1) % speakers])
     await asyncio.sleep(0.5)
@@ -106,7 +106,7 @@ async def measure(servers, nats, rooms, speakers, quiet, seconds):
     )
     wall = time.monotonic() - start
     used = [program.cpu() - then for program, then in zip(programs, before, strict=True)]
-    for person in [*people, *partners.values()]:
+    for person in [*people, *partners.values(), *listeners]:
         person.listening.cancel()
         person.writer.close()
     count = len(times)

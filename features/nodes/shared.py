@@ -107,6 +107,7 @@ class Shared:
         self.beating = None  # the task that renews our lease
         self.failing = {}  # message id: why it was not taken so far
         self.trouble = ""  # what the clients were told about NATS, or ""
+        self.calm = 0.0  # when that is over, unless there is more of it
 
     # Starting and stopping
 
@@ -242,16 +243,21 @@ class Shared:
                 while not self.nats.is_connected:  # it would be kept for later, each time
                     await asyncio.sleep(RETRY_TIME)
         finally:
-            if self.failing.pop(message_id, None):
-                self.look()
+            self.failing.pop(message_id, None)
 
     def look(self):
-        """Have the clients told, once, that NATS is in trouble; and once more when it is not."""
-        silent = self.loop.time() - self.pulses.get(self.node, self.loop.time()) > LEASE / 2
+        """Have the clients told, once, that NATS is in trouble; and once more when it has not been so for a while."""
+        now = self.loop.time()
+        silent = now - self.pulses.get(self.node, now) > LEASE / 2
         trouble = next(iter(self.failing.values()), "NATS does not answer" if silent else "")
-        if bool(trouble) != bool(self.trouble):
-            self.told(f"what you say waits: {trouble}" if trouble else "what you say is heard again")
-            self.trouble = trouble
+        if trouble:
+            self.calm = now + PULSE
+            if not self.trouble:
+                self.told(f"what you say waits: {trouble}")
+                self.trouble = trouble
+        elif self.trouble and now > self.calm:
+            self.told("what you say is heard again")
+            self.trouble = ""
 
     # Following, in order
 
