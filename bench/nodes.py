@@ -154,9 +154,9 @@ def scene(name, nodes, rooms, speakers, quiet, seconds):
 
 
 SCENES = {  # nodes (0: history/), rooms, who speaks, who only listens
-    "history/, one talks": (0, 1, 2, 0),
-    "1 node, one talks": (1, 1, 2, 0),
-    "2 nodes, one talks": (2, 1, 2, 0),
+    "history/, two talk": (0, 1, 2, 0),
+    "1 node, two talk": (1, 1, 2, 0),
+    "2 nodes, two talk": (2, 1, 2, 0),
     "history/, 20 talk": (0, 1, 20, 0),
     "1 node, 20 talk": (1, 1, 20, 0),
     "2 nodes, 20 talk": (2, 1, 20, 0),
@@ -181,6 +181,7 @@ def main():
     for _ in range(args.rounds):
         for name, numbers in SCENES.items():
             found[name].append(scene(name, *numbers, args.seconds))
+            print(name, {column: round(figure, 1) for column, figure in found[name][-1].items()}, file=sys.stderr)
     columns = list(found["1 node, 20 talk"][0])
     print("| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, rounds in found.items():

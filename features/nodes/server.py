@@ -68,9 +68,8 @@ class ChatServer:
 
     async def run(self):
         """Serve until stop() is called."""
-        logging.info("node %s listening on %s", self.shared.node, name_of(self.listener.getsockname()))
-        if self.shared.folder:
-            logging.info("NATS is started in %s, for as long as this node runs", self.shared.folder)
+        logging.info("listening on %s", name_of(self.listener.getsockname()))
+        logging.info("this is node %s, and NATS is %s", self.shared.node, self.shared.where())
         accepting = asyncio.create_task(self.accept())
         telling = asyncio.create_task(self.tell())
         await self.stopping.wait()
@@ -797,7 +796,8 @@ def main():
             server = ChatServer(listener, runner.get_loop(), args, shared)
             runner.run(shared.open())
         except Unusable as error:
-            sys.exit(f"{parser.prog}: cannot use NATS{f' at {args.nats}' if args.nats else ''}: {error}")
+            at = f" at {re.sub('//[^,]*@', '//', args.nats)}" if args.nats else ""  # a password is for nobody's eyes
+            sys.exit(f"{parser.prog}: cannot use NATS{at}: {error}")
         wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)

@@ -130,6 +130,11 @@ class Shared:
             self.pulses.setdefault(person.node, self.loop.time())  # unless it is alive, it will be found dead
         self.beating = asyncio.create_task(self.beat())
 
+    def where(self):
+        """Return where our NATS server is."""
+        at = self.nats.connected_url
+        return f"started in {self.folder} while this node runs" if self.folder else f"at {at.hostname}:{at.port}"
+
     def reason(self, error):
         """Return what is to be said of an error of NATS."""
         why = str(getattr(error, "description", None) or getattr(error, "strerror", None) or error)
