@@ -581,16 +581,17 @@ class Window:
     def now(self):
         cpu = self.meter.cpu() if self.meter else 0.0
         counts = self.load.delivered, sum(self.load.sent)
-        return time.perf_counter(), cpu, time.process_time(), machine_cpu(), *counts
+        first = self.meter.first_thread() if self.meter else 0.0
+        return time.perf_counter(), cpu, first, time.process_time(), machine_cpu(), *counts
 
     def close(self):
-        wall, server, own, machine, delivered, sent = (
+        wall, server, first, own, machine, delivered, sent = (
             after - before for before, after in zip(self.start, self.now(), strict=True)
         )
         result = {"seconds": wall, "delivered": delivered, "sent": sent, "lines_per_second": delivered / wall}
         result["load_cpu_share"] = own / wall
         if self.meter:
-            result.update(server_cpu_share=server / wall, server_cpu_seconds=server)
+            result.update(server_cpu_share=server / wall, server_cpu_seconds=server, first_thread_seconds=first)
             result["others_cpu_share"] = max(0.0, (machine - server - own) / wall)  # 1 is one core
         return result
 

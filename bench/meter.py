@@ -73,6 +73,14 @@ class ServerMeter:
                 pass
         return total
 
+    def first_thread(self):
+        """Seconds for which the server's first thread has run: with coroutines, the event loop without its helpers."""
+        try:
+            with proc(f"{self.pid}/task/{self.pid}/schedstat") as file:  # the first number is in nanoseconds
+                return int(file.read().split()[0]) / 1e9
+        except (OSError, IndexError):
+            return 0.0
+
     def memory(self):
         """Bytes in RAM; what processes share counts once (PSS), the kernel's socket buffers do not."""
         total = 0

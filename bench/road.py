@@ -27,6 +27,12 @@ RESULT = BENCH / "results" / "road.json"
 SCENARIOS = ["few", "all-talk", "steady"]
 NO_LIMITS = ["--lines", "0", "--bytes", "0", "--connections", "0", "--idle", "0"]
 MARK = re.compile(r"(<!-- road:(\w+) -->\n).*?(<!-- /road -->)", re.DOTALL)
+COLUMNS = [
+    "CPU a line: 10 talk, 16 lines in flight",
+    "CPU a line: 100 talk",
+    "of the loop's thread alone",
+    "median latency at 500 lines/s",
+]
 COMPARED = {  # what is measured, and beside what
     "names": "asyncio_based",
     "commands": "names",
@@ -88,6 +94,7 @@ def measure_all(options):
                     if not measured.get("faultless"):
                         sys.exit(f"bench/road.py: {name} in {scenario}: {measured}")
                     kept = {key: measured.get(key) for key in ("lines_per_second", "cpu_us_per_line", "latency_us")}
+                    kept["loop_us_per_line"] = measured["first_thread_seconds"] / measured["delivered"] * 1e6
                     measurements.append({"round": number, "scenario": scenario, "server": name, **kept})
     about = {"machine": machine(), "rounds": options.rounds, "seconds": options.seconds}
     return {**about, "measurements": measurements}
@@ -106,24 +113,23 @@ def cpu(measured):
     return measured["cpu_us_per_line"]
 
 
+def loop(measured):
+    return measured["loop_us_per_line"]
+
+
 def latency(measured):
     return measured["latency_us"]["p50"]
 
 
 def row(result, name, other):
-    """What a step costs, against another one: CPU a line, twice, and latency."""
-    costs = [median_share(result, scenario, name, other, cpu) for scenario in ("few", "all-talk")]
-    return [*costs, median_share(result, "steady", name, other, latency)]
+    """What a step costs, against another one, in the order of COLUMNS."""
+    costs = [("few", cpu), ("all-talk", cpu), ("all-talk", loop), ("steady", latency)]
+    return [median_share(result, scenario, name, other, value) for scenario, value in costs]
 
 
 def text_of(result, name):
     """The table of a step's page; of `all`, that of all steps."""
-    header = [
-        "compared with",
-        "CPU a line: 10 talk, 16 lines in flight",
-        "CPU a line: 100 talk",
-        "median latency at 500 lines/s",
-    ]
+    header = ["compared with", *COLUMNS]
     if name == "all":
         header.insert(0, "step")
         rows = [[f"`{step}`", f"`{COMPARED[step]}`", *row(result, step, COMPARED[step])] for step in COMPARED]
@@ -135,20 +141,18 @@ def text_of(result, name):
     for cells in rows:
         cells[:] = [cell if isinstance(cell, str) else f"{cell:.2f} times" for cell in cells]
         cells[:] = [cell.replace("`plain`", "`accounts`, in plain text") for cell in cells]
-    lines = [header, ["---"] + ["---" if index < len(header) - 3 else "--:" for index in range(1, len(header))], *rows]
+    lines = [header, ["---"] * (len(header) - len(COLUMNS)) + ["--:"] * len(COLUMNS), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def fill(result, write):
+def fill(result, write, root=ROOT):
     """Returns which pages are not as the result has it, after writing them anew if that is wanted."""
     stale = []
-    for path in sorted(
-        [ROOT / "bench/README.md", *ROOT.glob("features/*/README.md"), *ROOT.glob("features/README.md")]
-    ):
+    for path in sorted([*root.glob("features/*/README.md"), *root.glob("features/README.md")]):
         text = path.read_text()
         new = MARK.sub(lambda found: found[1] + text_of(result, found[2]) + found[3], text)
         if new != text:
-            stale.append(str(path.relative_to(ROOT)))
+            stale.append(str(path.relative_to(root)))
             if write:
                 save(path, new.encode())
     return stale

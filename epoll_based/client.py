@@ -123,7 +123,7 @@ def end_at_signals():
 def main():
     """Read the arguments, connect, and chat until the server closes."""
     if not hasattr(select, "epoll"):
-        sys.exit("epoll is Linux's own: on macOS and the BSDs poll_based/client.py runs")
+        sys.exit("epoll is Linux's own; macOS and the BSDs have kqueue for it, and poll_based/client.py runs there")
     words = sys.argv[1:]
     if len(words) == 1 and words[0].isdigit():
         words.insert(0, "127.0.0.1")  # a lone number is a port

@@ -517,7 +517,7 @@ def main():
         for number in SIGNALS:
             signal.signal(number, server.stop)
         for number in WAKING:
-            signal.signal(number, lambda *_: None)  # without a handler it would not wake the parent
+            signal.signal(number, lambda *_: None)  # without one SIGCHLD would wake nobody, and SIGALRM would kill
         server.run()
         signal.set_wakeup_fd(wakeup_fd)
         if not console:

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -400,6 +401,36 @@ def test_the_figures_in_the_pages_are_those_of_the_published_result():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_what_a_step_costs_is_measured(bench, scratch):
+    """All steps of the growing road talk with the load, and the tables of their pages are made of what came."""
+    for module in ("rich", "websockets"):
+        pytest.importorskip(module, reason=f"needs {module}: pip install '.[bench]'")
+    if not shutil.which("openssl"):
+        pytest.skip("openssl is not installed")
+    import road
+
+    done = bench("road.py", "--rounds", "1", "--seconds", "0.2", "--output", "road.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((scratch / "road.json").read_text())
+    assert len(result["measurements"]) == len(road.SCENARIOS) * (len(road.COMPARED) + 2)
+    for measured in result["measurements"]:
+        assert 0 < measured["loop_us_per_line"] < 1.2 * measured["cpu_us_per_line"] + 1
+    page = scratch / "features" / "README.md"
+    page.parent.mkdir()
+    page.write_text("before\n<!-- road:all -->\nold\n<!-- /road -->\nafter\n")
+    assert road.fill(result, write=True, root=scratch) == ["features/README.md"]
+    text = page.read_text()
+    assert re.fullmatch(r"before\n<!-- road:all -->\n(\| .* \|\n)+<!-- /road -->\nafter\n", text)
+    for step in road.COMPARED:
+        assert re.search(rf"^\| `{step}` \|.*\|( \d+\.\d\d times \|){{4}}$", text, re.MULTILINE)
+    assert road.fill(result, write=False, root=scratch) == []
+
+
+def test_the_figures_of_the_growing_road_are_those_of_its_result():
+    done = subprocess.run([sys.executable, str(BENCH / "road.py"), "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("module", ["rich", "matplotlib"])
 def test_what_is_missing_is_named(bench, scratch, module):
     """Also what is needed for the plots alone, and before anything is measured."""
@@ -427,7 +458,7 @@ def bench(scratch):
         command = [sys.executable, str(BENCH / program), *map(str, arguments)]
         environment = {**os.environ, **environment}
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **dict(options)}
-        return subprocess.run(command, cwd=scratch, env=environment, encoding="latin-1", timeout=60, **pipes)
+        return subprocess.run(command, cwd=scratch, env=environment, encoding="latin-1", timeout=240, **pipes)
 
     return run
 

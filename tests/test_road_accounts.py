@@ -753,6 +753,27 @@ def test_who_leaves_while_the_password_is_hashed(serve, step, scratch):
     bob.read_until(b"ana says: still here\n")
 
 
+@since("accounts")
+def test_a_check_may_take_longer_than_the_idle_time(serve, step, scratch):
+    """Who waits for it is not silent: the time begins when it is in the room."""
+    path, spy, hold = scratch / "chat.db", scratch / "spy", scratch / "hold"
+    server = serve(step, "--history", path, env=quick())
+    own(server, ana="correct horse")
+    stop(server)
+    server = serve(step, "--history", path, "--idle", "0.02", env=quick(spy=str(spy), hold=str(hold)))
+    for _ in range(2):
+        hold.touch()
+        before = len(spied(spy, "hash"))
+        visitor = asked(server, "ana")
+        visitor.send(b"correct horse\n")
+        assert wait_until(lambda before=before: len(spied(spy, "hash")) > before)
+        time.sleep(1.5)
+        hold.unlink()
+        ana = rf"ana@{re.escape(visitor.name)}"
+        server.await_log(rf"{ana} joined, 1 online\n\S+ {ana} dropped: idle, 0 online\n\Z")
+    stop(server)
+
+
 @pytest.mark.parametrize("call, error", [("hashlib.scrypt", "MemoryError"), ("threading.Thread.start", "RuntimeError")])
 @since("accounts")
 def test_memory_or_threads_are_lacking(serve, step, scratch, call, error):

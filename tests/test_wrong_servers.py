@@ -108,9 +108,11 @@ def test_a_wrong_step_of_the_road_is_found(name, request, serve, scratch, monkey
         pytest.skip(f"cannot run here: {step.missing}")
     folder = shutil.copytree(ROOT / "features" / step.name, scratch / "wrong", ignore=shutil.ignore_patterns("*.md"))
     for old, new in wrong["REPLACE"].items():
-        (file,) = [file for file in folder.iterdir() if file.is_file() and old in file.read_text()]
+        files = [file for file in folder.iterdir() if file.is_file() and old in file.read_text()]
+        if len(files) != 1 or files[0].read_text().count(old) != 1:
+            raise ValueError(f"not once in {step.name}: {old}")
+        (file,) = files
         text = file.read_text()
-        assert text.count(old) == 1, f"more than once in {file.name}: {old}"
         file.write_text(text.replace(old, new))
 
     def serve_wrong(model, *args, **options):

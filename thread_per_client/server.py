@@ -27,7 +27,7 @@ import time
 MAX_MESSAGE = 4096  # bytes of a message as received, with its newline; and the most read from a client at once
 MAX_REQUESTS = 100  # what may wait for the moderator
 SEND_TIMEOUT = 5  # seconds in which a client must have taken what it is sent, before it is dropped
-LAST_CHANCE = 1  # seconds that sending may take when the server stops
+LAST_CHANCE = 1  # seconds that telling may take when the server stops
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 

@@ -55,10 +55,10 @@ class ChatServer:
         """Let the next client in."""
         try:
             sock, address = self.listener.accept()
+            client = Client(sock, address)
         except (OSError, MemoryError):  # it is gone again, or something is lacking
             time.sleep(0.01)  # the loop must not spin
             return
-        client = Client(sock, address)
         self.clients.append(client)
         logging.info("%s joined, %d online", client.name, len(self.clients))
 

@@ -1,7 +1,7 @@
 """A chat server that takes commands: who is here, a word to one person alone, another name.
 
     python server.py [PORT] [--host HOST]       9669 and 127.0.0.1 by default; then, in other terminals,
-    telnet 127.0.0.1 9669                       or nc 127.0.0.1 9669, or asyncio_based/client.py; and there /help
+    telnet 127.0.0.1 9669                       or nc 127.0.0.1 9669, or asyncio_based/client.py
 
 Still fails: who speaks faster than others can read has them dropped. Join as ana with `(echo ana; sleep 60) | nc
 127.0.0.1 9669 | pv -qL 64k` (a slow terminal), and then run `(echo bob; yes) | nc 127.0.0.1 9669 >/dev/null`: the log
@@ -101,7 +101,7 @@ class ChatServer:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
             except OSError as error:
-                return self.drop(client, f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
                 await asyncio.sleep(0)

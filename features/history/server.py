@@ -123,7 +123,7 @@ class ChatServer:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
             except OSError as error:
-                return self.drop(client, f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
@@ -189,8 +189,6 @@ class ChatServer:
         except ValueError as error:
             return self.ask(client, f"error: {error}\nyour name?\n")
         client.timer.cancel()
-        if self.limits.idle:
-            self.watch(client)
         others = ", ".join(sorted(other.name for other in self.room.values()))
         client.name, client.key, self.room[key] = name, key, client
         self.send(client, f"* you are {name}; {f'also here: {others}' if others else 'nobody else is here'}\n".encode())
@@ -198,6 +196,8 @@ class ChatServer:
         self.turn.leave_out(client)  # what was said before it came, and is still to be told, was among that
         self.say(client, f"* {name} joined\n")
         logging.info("%s joined, %d online", client, len(self.room))
+        if self.limits.idle:
+            self.watch(client)
 
     def watch(self, client):
         """Drop a client that has been silent for too long, or look again as soon as that can be so."""

@@ -136,7 +136,7 @@ class ChatServer:
             try:
                 data = await self.read(client)
             except OSError as error:
-                return self.drop(client, reason_of(client, error))
+                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
@@ -234,6 +234,7 @@ class ChatServer:
         try:
             self.send(client, SHOW)
             await self.accounts.check(key_of(client.wanted), text.strip(), client.host)
+            client.heard = self.loop.time()  # the check may have taken longer than --idle
             self.admit(client, *self.check_name(client, client.wanted))  # somebody else may have come meanwhile
         except ValueError as error:
             self.ask(client, f"error: {error}\nyour name?\n")
@@ -243,8 +244,6 @@ class ChatServer:
     def admit(self, client, name, key):
         """Let a client into the room."""
         client.timer.cancel()
-        if self.limits.idle:
-            self.watch(client)
         others = ", ".join(sorted(other.name for other in self.room.values()))
         client.name, client.key, self.room[key] = name, key, client
         self.send(client, f"* you are {name}; {f'also here: {others}' if others else 'nobody else is here'}\n".encode())
@@ -252,6 +251,8 @@ class ChatServer:
         self.turn.leave_out(client)  # what was said before it came, and is still to be told, was among that
         self.say(client, f"* {name} joined\n")
         logging.info("%s joined, %d online", client, len(self.room))
+        if self.limits.idle:
+            self.watch(client)
 
     def watch(self, client):
         """Drop a client that has been silent for too long, or look again as soon as that can be so."""
@@ -656,11 +657,6 @@ def refuse(client, online, why):
     """Part with a newcomer that cannot come in. Without a handshake it cannot be told why."""
     logging.info("%s refused: %s, %d online", client, why, online)
     client.sock.close()
-
-
-def reason_of(client, error):
-    """Return why a client is dropped that cannot be read. An end without a number may be our own doing: see fail()."""
-    return (not error.errno and client.failure) or f"dropped: {error.strerror or error}".lower()
 
 
 def tls_context(cert, key):

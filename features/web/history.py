@@ -44,6 +44,8 @@ class History:
         self.unwritten = collections.deque()  # what the thread has not looked at yet
         self.batch = []  # what it is to write
         self.trouble = False  # whether it could not
+        self.lost = 0  # lines that were too many to wait for the disk
+        self.told = 0  # and how many of these were told
         self.asked = False  # whether it knows that there is something to write
         self.closing = threading.Event()
         self.jobs = queue.SimpleQueue()  # what the thread is to call, and a future for what that gives; None ends it
@@ -82,6 +84,7 @@ class History:
         self.unwritten.append(line)
         if len(self.unwritten) > MAX_UNWRITTEN:
             self.unwritten.popleft()
+            self.lost += 1
         if not self.asked:
             self.asked = True
             self.ask(self.write)
@@ -126,20 +129,19 @@ class History:
         """Write what was said, many lines in one statement; if that fails, later."""
         self.closing.wait(BATCH_TIME)
         self.asked = False  # what is added from here on asks again
-        while self.unwritten:
-            self.batch.append(self.unwritten.popleft())
-        del self.batch[:-MAX_UNWRITTEN]
         try:
             if self.trouble:
                 self.reopen()
-            while self.batch:
+            for _ in range(0, MAX_UNWRITTEN + BATCH, BATCH):  # not for as long as lines come: a search may be waiting
+                if not self.take():
+                    break
                 # A list as JSON, as each statement takes and gives back Python's lock, for which the loop then waits.
                 self.database.execute(
                     "INSERT INTO lines (time, text) SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') "
                     "FROM json_each(?)",
-                    [json.dumps(self.batch[:BATCH])],
+                    [json.dumps(self.batch)],
                 )
-                del self.batch[:BATCH]
+                self.batch.clear()
         except sqlite3.Error as error:
             if not self.trouble:
                 self.notify(f"the history cannot be written: {error}")
@@ -151,6 +153,15 @@ class History:
         if self.trouble:
             self.notify("the history is written again")
         self.trouble = False
+        if lost := self.lost - self.told:
+            self.notify(f"the history lacks {lost} lines, which were too many to wait for the disk")
+            self.told += lost
+
+    def take(self):
+        """Return the lines that are to be written next: those that could not be written, or else some that wait."""
+        while self.unwritten and len(self.batch) < BATCH:
+            self.batch.append(self.unwritten.popleft())
+        return self.batch
 
     def find(self, words, count):
         """Search the database. Each word is put in quotes, as others could be a part of FTS5's own language."""

@@ -5,5 +5,5 @@ FOUND_BY = "test_road_limits.test_what_arrived_before_one_left_is_told_at_its_pa
 WITH = {"leave": "reset"}
 SAYS = "got something else"
 REPLACE = {
-    "client.writer.transport.pause_reading()": "pass",
+    "transport.pause_reading()": "pass",
 }
