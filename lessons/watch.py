@@ -185,11 +185,10 @@ class Program:
             fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         # Signals are passed on, each once. So the program has a process group of its own, and the terminal's Ctrl-C
         # comes to one of us. The handlers only wake the loop.
-        self.wakeup, waker = socket.socketpair()
+        self.wakeup, self.waker = socket.socketpair()
         self.wakeup.setblocking(False)
-        waker.setblocking(False)
-        self.waker = waker
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self.waker.setblocking(False)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self.ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
         self.suspended = False  # whether Ctrl-Z was pressed, where the terminal is ours
         for number in (*PASSED_ON, signal.SIGCHLD, *([signal.SIGTSTP] if live else [])):
@@ -226,6 +225,14 @@ class Program:
         if capture:
             errors.close()
             os.set_blocking(self.errors.fileno(), False)
+
+    def close(self):
+        """Give back what this took, once the program has ended."""
+        signal.set_wakeup_fd(-1)
+        for end in (self.wakeup, self.waker, self.errors):
+            if end:
+                end.close()
+        os.close(self.telling)
 
     def wait(self, seconds):
         """Wait so long, or until a signal comes or the program writes into its log; see to the signals."""
@@ -317,6 +324,7 @@ def record(words, file, quiet):
                 lost += 1
     log += [(program.ended, line) for line in program.read_log()]
     records += program.read()
+    program.close()
     story = Story()
     story.start = program.begun
     for told in records:
@@ -371,6 +379,7 @@ def show(words):
     while program.status is None:
         program.wait(PERIOD)
     log += program.read_log()
+    program.close()
     seconds = (program.ended - program.begun) / 1e9
     how = f"with status {program.status}" if program.status >= 0 else f"by {signal.Signals(-program.status).name}"
     with contextlib.suppress(OSError):  # the terminal has gone
