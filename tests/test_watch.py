@@ -898,6 +898,7 @@ def test_the_strip():
         lane.begin(103 * second, "receive", "recv", "recv")
         lane.end(int(105.2 * second))
         lane.messages.append((int(105.1 * second), "in", "peer", 6, "hello"))
+        lane.messages.append((int(106.2 * second), "out", "peer", 6, "hello"))
         lane.begin(int(105.3 * second), "send", "send", "send")
         lane.begin(int(106.6 * second), "sleep", "sleep", "a signal's handler")
         lane.end(int(107.8 * second))
