@@ -297,8 +297,11 @@ def arrows_of(recording):
         elif message["bytes"]:
             targets = list(matched(did["hears"][peer], message["bytes"])) if peer in noted else [message]
             for event in targets[:1]:
-                if "times" not in event and "times" not in message:
-                    yield "out", at, lane, max(event["at"], at), peer, message
+                if "times" not in message:
+                    then = (
+                        at if "times" in event else max(event["at"], at)
+                    )  # of many, nobody knows when it was this one
+                    yield "out", at, lane, then, peer, message
             source = next((known for known in reversed(latest) if any(w in words for w in known[0].split("\n"))), None)
             if source and source[2] != lane:
                 yield "inside", source[1], source[2], at, lane, message

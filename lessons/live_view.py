@@ -156,8 +156,10 @@ def strip_of(lane, now, cells, seen):
         ((most, _),) = times[part].most_common(1)
         if most:
             seen.add(most)
-        way = SENT if "out" in ways[part] else CAME if "in" in ways[part] else None
-        yield (way or (STATES[most] if most else RUNS))[:2]
+        state = STATES[most] if most else RUNS
+        if ways[part] and most != "send":  # who is stuck in a send is to be seen
+            state = SENT if "out" in ways[part] else CAME
+        yield state[:2]
 
 
 def duration(nanoseconds):

@@ -28,12 +28,13 @@ import time
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watched")  # what goes into the program
 PIPE_SIZE = 1 << 20  # bytes that the program may be ahead of us; Linux alone lets that be chosen
+MOST_PARTS = 100  # read at once: a pipe gives as much as it has, or 64 KiB, and who writes fast fills it meanwhile
 PERIOD = 0.05  # seconds between two looks into the pipe. Who waited in a read would be woken at each record
 REDRAW = 0.25  # seconds between two pictures of the live view
 LOG_LINES = 20  # of the log that are printed when the live view ends
 MOST_SHOWN = 50_000  # waits of a lane that the live view keeps: some ten MB
 MATCHING = 100  # characters by which a line of the log is known again
-MOST_RECORDS = 2_000_000  # that are kept for a recording: some hundred MB
+MOST_RECORDS = 1_000_000  # that are kept for a recording: some hundred MB
 SIZE = struct.Struct("=H")
 PASSED_ON = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT
 SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
@@ -185,11 +186,10 @@ class Program:
             fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
         # Signals are passed on, each once. So the program has a process group of its own, and the terminal's Ctrl-C
         # comes to one of us. The handlers only wake the loop.
-        self.wakeup, waker = socket.socketpair()
+        self.wakeup, self.waker = socket.socketpair()
         self.wakeup.setblocking(False)
-        waker.setblocking(False)
-        self.waker = waker
-        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        self.waker.setblocking(False)
+        signal.set_wakeup_fd(self.waker.fileno(), warn_on_full_buffer=False)
         self.ignored = [number for number in PASSED_ON if signal.getsignal(number) == signal.SIG_IGN]
         self.suspended = False  # whether Ctrl-Z was pressed, where the terminal is ours
         for number in (*PASSED_ON, signal.SIGCHLD, *([signal.SIGTSTP] if live else [])):
@@ -227,6 +227,14 @@ class Program:
             errors.close()
             os.set_blocking(self.errors.fileno(), False)
 
+    def close(self):
+        """Give back what this took, once the program has ended."""
+        signal.set_wakeup_fd(-1)
+        for end in (self.wakeup, self.waker, self.errors):
+            if end:
+                end.close()
+        os.close(self.telling)
+
     def wait(self, seconds):
         """Wait so long, or until a signal comes or the program writes into its log; see to the signals."""
         ready, _, _ = select.select([self.wakeup, *filter(None, [self.errors])], [], [], seconds)
@@ -253,15 +261,21 @@ class Program:
             return
         if os.WIFSTOPPED(status):
             if self.terminal:  # Ctrl-Z: stop with it, and let it go on when we do
-                os.tcsetpgrp(0, os.getpgrp())
+                self.hand_over(self.pid, os.getpgrp())
                 os.kill(os.getpid(), signal.SIGSTOP)
-                os.tcsetpgrp(0, self.pid)
+                self.hand_over(os.getpgrp(), self.pid)
                 os.killpg(self.pid, signal.SIGCONT)
             return
         self.ended = time.monotonic_ns()
         self.status = self.popen.returncode = os.waitstatus_to_exitcode(status)
         if self.terminal:
-            os.tcsetpgrp(0, os.getpgrp())
+            self.hand_over(self.pid, os.getpgrp())
+
+    def hand_over(self, giver, taker):
+        """Hand over the terminal from one of us to the other, if it has it: in the background neither has."""
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            if os.tcgetpgrp(0) == giver:
+                os.tcsetpgrp(0, taker)
 
     def read(self):
         """Return the records that it has told since the last time."""
@@ -292,14 +306,13 @@ class Program:
 
 
 def drain(fd, closed=None):
-    """Return all that can be read at once. To `closed` True is added if nothing more can come."""
+    """Return what can be read at once, up to all of a pipe. To `closed` True is added if nothing more can come."""
     parts = []
     with contextlib.suppress(BlockingIOError):
-        while part := os.read(fd, 1 << 16):
+        while len(parts) < MOST_PARTS and (part := os.read(fd, PIPE_SIZE)):
             parts.append(part)
-        else:
-            if closed is not None:
-                closed.append(True)
+        if closed is not None and len(parts) < MOST_PARTS:
+            closed.append(True)
     return b"".join(parts)
 
 
@@ -317,6 +330,7 @@ def record(words, file, quiet):
                 lost += 1
     log += [(program.ended, line) for line in program.read_log()]
     records += program.read()
+    program.close()
     story = Story()
     story.start = program.begun
     for told in records:
@@ -371,6 +385,7 @@ def show(words):
     while program.status is None:
         program.wait(PERIOD)
     log += program.read_log()
+    program.close()
     seconds = (program.ended - program.begun) / 1e9
     how = f"with status {program.status}" if program.status >= 0 else f"by {signal.Signals(-program.status).name}"
     with contextlib.suppress(OSError):  # the terminal has gone
@@ -396,8 +411,8 @@ def why_not_live():
 def as_json(words, story, ended):
     """Return what a story is in a file. Its times are microseconds since the start."""
 
-    def at(when):
-        return max(0, (when - story.start) // 1000)
+    def at(when):  # a child that is left may go on telling after the program's end
+        return min(max(0, when - story.start), ended - story.start) // 1000
 
     lanes = sorted(story.shown(), key=lambda lane: lane.born)
     spans, messages = [], []

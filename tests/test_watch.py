@@ -108,7 +108,7 @@ class Recording:
 def test_threads(record):
     recording = record(
         """
-        import contextlib, queue, select, socket, threading, time
+        import concurrent.futures, contextlib, queue, threading, time
 
         lock, again, jobs, room = threading.Lock(), threading.RLock(), queue.Queue(), queue.Queue(1)
         simple, never, free = queue.SimpleQueue(), threading.Event(), threading.Condition()
@@ -136,6 +136,12 @@ def test_threads(record):
         with contextlib.suppress(queue.Empty):
             simple.get(timeout=0.05)
         never.wait(0.05)
+        threading.Semaphore(0).acquire(timeout=0.05)
+        gate = threading.Barrier(2)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            gate.wait(0.05)
+        with contextlib.suppress(TimeoutError):
+            concurrent.futures.Future().result(0.05)
         with free:
             free.wait(0.05)
         time.sleep(0.05)
@@ -151,6 +157,9 @@ def test_threads(record):
         ("queue", "put", "put into the queue room"),
         ("queue", "get", "get from the queue simple"),
         ("lock", "wait", "wait for the event never"),
+        ("lock", "acquire", "wait for the semaphore"),
+        ("lock", "wait", "wait for the barrier gate"),
+        ("lock", "wait", "wait for a future"),
         ("lock", "wait", "wait on the condition free"),
         ("sleep", "sleep", "sleep of 0.05 s"),
     ]
@@ -887,9 +896,10 @@ def test_the_strip():
         second, seen = 10**9, set()
         lane = Lane("thread", "thread", 1, 102 * second)
         lane.begin(103 * second, "receive", "recv", "recv")
-        lane.end(int(105.2 * second))
+        lane.end(int(105.6 * second))
         lane.messages.append((int(105.1 * second), "in", "peer", 6, "hello"))
-        lane.begin(int(105.3 * second), "send", "send", "send")
+        lane.messages.append((int(106.2 * second), "out", "peer", 6, "hello"))
+        lane.begin(int(105.7 * second), "send", "send", "send")
         lane.begin(int(106.6 * second), "sleep", "sleep", "a signal's handler")
         lane.end(int(107.8 * second))
         lane.end(int(107.9 * second))

@@ -600,6 +600,8 @@ def waits_for(lock, frame):
     """Return state, call and what of a wait for a lock; or None, if it is the inner affair of a library's thing."""
     calls = []
     while frame and frame.f_globals.get("__name__") in ("threading", "queue"):
+        if frame.f_code.co_qualname in ("Thread.run", "Thread._bootstrap_inner"):
+            break
         if "self" in frame.f_locals:
             calls.append((frame.f_code.co_qualname, frame.f_locals["self"]))
         frame = frame.f_back
@@ -615,10 +617,12 @@ def waits_for(lock, frame):
         doing = {"get": "get from", "put": "put into"}.get(call, f"{call} of")
         return "queue", call, f"{doing} the queue {known}"
     if isinstance(thing, (threading.Event, threading.Semaphore, threading.Barrier)):
-        return None if is_inner else ("lock", call, f"{call} for the {kind.lower()} {known}")
+        return None if is_inner else ("lock", call, f"wait for the {kind.lower()} {known}")
     if isinstance(thing, threading.Condition):
         if is_inner:
             return "lock", "acquire", f"the lock of {known}"
+        if frame.f_globals.get("__name__", "").startswith("concurrent.futures"):
+            return "lock", "wait", "wait for a future"
         return "lock", "wait", f"wait on the condition {known}"
     if isinstance(thing, threading.Thread):
         return None
