@@ -13,6 +13,7 @@ from course.program import Program, wait_until
 
 PATIENCE = 10.0  # seconds for anything that must happen
 LONGEST = 50.0  # seconds that are added to that at most, if the machine is busy
+MOST_UNREAD = 32 << 20  # bytes that are kept of what comes
 SILENCE = 0.3  # seconds in which what must not come would have come
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset
 
@@ -81,9 +82,14 @@ class Peer:
     def receive(self, end, patient=False):
         """Wait for more bytes until the time `end`; whether some came. `patient`: wait longer if the server would like
         to run and gets no processor, since the machine is busy with others."""
-        if self.ended:
+        left = end - time.monotonic()
+        if self.ended or left < -1:  # something may come and come
             return False
-        self.sock.settimeout(max(0.001, end - time.monotonic()))
+        if len(self.unread) > MOST_UNREAD:
+            raise Broken(
+                f"{self} got {len(self.unread) >> 20} MiB, and nobody said as much", came=bytes(self.unread[:99])
+            )
+        self.sock.settimeout(max(0.001, left))
         try:
             data = self.sock.recv(1 << 16)
         except TimeoutError:
