@@ -65,6 +65,8 @@ class Peer:
             self.sock.sendall(data)
         except OSError as error:
             self.ended = self.ended or "reset"
+            if isinstance(error, ConnectionError):
+                raise Broken(f"{self} could not send, as the server has closed the connection") from None
             raise Broken(f"{self} could not send: {error.strerror or error}") from None
 
     def offer(self, data, seconds=PATIENCE):
@@ -302,6 +304,8 @@ class Room:
         if self.echoes:
             return self.join(1) * 2
         listener, speaker = self.join(2)
+        listener.letter, speaker.letter = speaker.letter, listener.letter  # A is who speaks, in all that is told
+        self.sent, self.sent_count = [], 0  # of how they joined nothing needs to be told
         return speaker, listener
 
     def check_open(self, hint=""):
