@@ -3,6 +3,7 @@
 import argparse
 import json
 import resource
+import shlex
 import sys
 import time
 import tomllib
@@ -62,7 +63,7 @@ def names():
 
 def exercise_of(command):
     """What the exercise says in which a program lies: a dictionary, empty if it lies in none."""
-    path = Path(command.split()[0] if not Path(command).exists() else command)
+    path = Path(command if Path(command).exists() else next(iter(command.split()), ""))
     for folder in path.resolve().parents:
         file = folder / "exercise.toml"
         if file.is_file():
@@ -195,7 +196,7 @@ def summary(report, tell):
     broken = [stage for stage in report["stages"] if stage["verdict"] == BROKEN]
     if broken:
         tell(f"Mend stage {broken[0]['number']} first: {broken[0]['what']}.")
-        tell(f"Then: python check.py --stage {broken[0]['number']} ...")
+        tell(f"Then: python check.py --stage {broken[0]['number']} {shlex.quote(report['command'])}")
     elif all(stage["verdict"] == PASSED for stage in report["stages"]):
         tell(f"All is kept ({report['seconds']:.0f} seconds).")
     else:

@@ -378,7 +378,8 @@ class Program:
                 elsewhere = elsewhere or now
                 if now - elsewhere > 1:
                     raise CannotStart(*self.why_elsewhere(where))
-            if seconds > STARTS and seconds - sum(self.starved(ours=False).values()) > STARTS:
+            late = seconds > STARTS and seconds - sum(self.starved(ours=False).values()) > STARTS
+            if late or seconds > 3 * STARTS:
                 raise CannotStart(
                     f"it runs, and listens nowhere {STARTS:.0f} seconds after its start",
                     "It must bind and listen at once. Does it wait for input? Its standard input is /dev/null.",

@@ -13,6 +13,7 @@ from course.program import Program, wait_until
 
 PATIENCE = 10.0  # seconds for anything that must happen
 LONGEST = 50.0  # seconds that are added to that at most, if the machine is busy
+MOST_UNREAD = 32 << 20  # bytes that are kept of what comes
 SILENCE = 0.3  # seconds in which what must not come would have come
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close() sends a reset
 
@@ -64,6 +65,8 @@ class Peer:
             self.sock.sendall(data)
         except OSError as error:
             self.ended = self.ended or "reset"
+            if isinstance(error, ConnectionError):
+                raise Broken(f"{self} could not send, as the server has closed the connection") from None
             raise Broken(f"{self} could not send: {error.strerror or error}") from None
 
     def offer(self, data, seconds=PATIENCE):
@@ -81,9 +84,14 @@ class Peer:
     def receive(self, end, patient=False):
         """Wait for more bytes until the time `end`; whether some came. `patient`: wait longer if the server would like
         to run and gets no processor, since the machine is busy with others."""
-        if self.ended:
+        left = end - time.monotonic()
+        if self.ended or left < -1:  # something may come and come
             return False
-        self.sock.settimeout(max(0.001, end - time.monotonic()))
+        if len(self.unread) > MOST_UNREAD:
+            raise Broken(
+                f"{self} got {len(self.unread) >> 20} MiB, and nobody said as much", came=bytes(self.unread[:99])
+            )
+        self.sock.settimeout(max(0.001, left))
         try:
             data = self.sock.recv(1 << 16)
         except TimeoutError:
@@ -296,6 +304,8 @@ class Room:
         if self.echoes:
             return self.join(1) * 2
         listener, speaker = self.join(2)
+        listener.letter, speaker.letter = speaker.letter, listener.letter  # A is who speaks, in all that is told
+        self.sent, self.sent_count = [], 0  # of how they joined nothing needs to be told
         return speaker, listener
 
     def check_open(self, hint=""):

@@ -767,6 +767,7 @@ def reset(room):
 )
 def pipe(room):
     a, b, *leavers, z = room.join(13)
+    z.letter = "Z"
     texts = [f"line {number} {'x' * 60}" for number in range(30)]
     words = "".join(f"{text}\n" for text in texts).encode()
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import textwrap
 import time
 from dataclasses import dataclass, field
@@ -95,6 +96,14 @@ def hint_of_death(how, output):
     return ""
 
 
+class OutOfTime(BaseException):
+    """The time for all is over, in the middle of a check. (No handler of a check's own may catch it.)"""
+
+
+def out_of_time(*_):
+    raise OutOfTime
+
+
 class Course:
     """Goes through stages, and remembers what each check said."""
 
@@ -132,12 +141,16 @@ class Course:
         """Run one check, and return its result."""
         room, result, then = self.room, Result(check), time.monotonic()
         harmed = True
+        before = signal.signal(signal.SIGALRM, out_of_time)
+        signal.setitimer(signal.ITIMER_REAL, max(0.01, self.end - time.monotonic()))
         try:
             room.begin()
             check.run(room)
             if room.program and not room.program.running and not check.name.startswith("stopping"):
                 raise Broken("the server has ended")
             result.verdict, harmed = PASSED, False
+        except OutOfTime:
+            result.because = "because the time was over"
         except NotHere as why:
             result.because, harmed = str(why), False
         except CannotStart as error:
@@ -151,6 +164,8 @@ class Course:
                     broken.hint = hint_of_death(how, program.output) or broken.hint
                 result.output = program.output
         finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
             result.sent, result.sent_count = room.sent, room.sent_count
             room.finish(harmed)
             result.seconds = time.monotonic() - then

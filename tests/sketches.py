@@ -228,7 +228,7 @@ BREAKS = {
             f"a, b = [{CONNECT} for _ in 'ab']; sleep(1); b.{RESET}; b.close(); a.send(b'hello\\n'); sleep(1)\"",
             seen="two tracebacks, the parent's with `broadcast` in it: the sketch has ended",
             shows=("end of the sketch", r"Traceback[\s\S]*in broadcast[\s\S]*(BrokenPipe|ConnectionReset)Error"),
-            witness="test_reset_during_a_broadcast",
+            witness="test_leaving_during_a_broadcast[reset]",
         ),
         "latency": LATENCY,
     },
@@ -244,6 +244,7 @@ NEEDS = {
     "test_after_a_line_that_was_too_long": "limits",
     "test_others_are_heard_during_a_flood": "framing",  # the flood is of blank lines
     "test_newcomers_join_during_a_flood": "framing",
+    "test_a_turn_has_an_end": "framing",
 }
 
 
