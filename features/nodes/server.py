@@ -783,25 +783,25 @@ def main():
             while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
                 pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
             os.close(number)
-            family, address = look_up(args.host, args.port)
-            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listen(listener, address)
             # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
             wakeup, waker = map(stack.enter_context, socket.socketpair())
             waker.setblocking(False)
             runner = stack.enter_context(asyncio.Runner(debug=False))
             # stop() wakes the loop as well, but Python calls it after the wait if the signal came just before that.
             runner.get_loop().add_reader(wakeup, wakeup.recv, 1)
-        except (OSError, UnicodeError) as error:
-            sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-        try:
             nats, folder = (args.nats, None) if args.nats else stack.enter_context(own_nats())
             shared = Shared(nats.split(","), folder, args.replicas, args.keep * 60, int(args.size * 2**20))
-            server = ChatServer(listener, runner.get_loop(), args, shared)
             runner.run(shared.open())
-        except Unusable as error:
+        except (OSError, Unusable) as error:
             at = f" at {re.sub('//[^,]*@', '//', args.nats)}" if args.nats else ""  # a password is for nobody's eyes
             sys.exit(f"{parser.prog}: cannot use NATS{at}: {error}")
+        try:  # not before: who could connect would have to wait
+            family, address = look_up(args.host, args.port)
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listen(listener, address)
+            server = ChatServer(listener, runner.get_loop(), args, shared)
+        except (OSError, UnicodeError) as error:
+            sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
         wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)

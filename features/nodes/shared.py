@@ -97,7 +97,7 @@ class Shared:
         self.node = secrets.token_hex(4)  # what this node is called
         self.count = 0  # of the messages that it has published
         self.heard = None  # a coroutine, called with a room, a line and its message id
-        self.lost = None  # called with the key of a name that was ours, as we see
+        self.lost = lambda *_: None  # called with the key and the revision of a name that is not ours
         self.whispered = None  # called with a key and a text; returns whether it is here
         self.told = None  # called with what clients are to be told about NATS
         self.rooms = {}  # key of a room: those that we follow
