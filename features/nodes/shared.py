@@ -73,6 +73,7 @@ class Room:
         self.size = 0  # bytes of them
         self.first = 1  # the number from which on we know all that was said
         self.number = 0  # of the last line that was told
+        self.gone = set()  # revisions of the names of those who were heard to leave
         self.following = None  # its subscription
 
     def add(self, line):
@@ -96,9 +97,10 @@ class Shared:
         self.node = secrets.token_hex(4)  # what this node is called
         self.count = 0  # of the messages that it has published
         self.heard = None  # a coroutine, called with a room, a line and its message id
-        self.lost = None  # called with the key of a name that was ours, as we see
+        self.lost = lambda *_: None  # called with the key and the revision of a name that is not ours
         self.whispered = None  # called with a key and a text; returns whether it is here
         self.told = None  # called with what clients are to be told about NATS
+        self.rooms = {}  # key of a room: those that we follow
         self.people = {}  # key: who has that name
         self.revision = 0  # up to which we know who is where
         self.tasks = set()  # those that bury the dead
@@ -142,14 +144,16 @@ class Shared:
             return "it wants credentials: --nats nats://USER:PASSWORD@HOST:PORT"
         if isinstance(error, ServiceUnavailableError) and error.err_code in (None, *NO_JETSTREAM):
             return "it has no JetStream: start it with nats-server -js"
-        if isinstance(error, TimeoutError):
-            return "it does not answer"
+        if isinstance(error, (TimeoutError, ConnectionRefusedError)):
+            return "it does not answer" if isinstance(error, TimeoutError) else "connection refused"
         return why.removeprefix("nats: ")
 
     async def connect(self):
         """Connect to one of the servers, and to another one whenever that is gone."""
 
-        async def failed(error):
+        async def failed(error):  # also what our own coroutines raise that nats-py calls
+            if not isinstance(error, (NatsError, OSError)):
+                logging.error("this should not happen", exc_info=error)
             self.errors[:] = [error]
 
         for url in self.urls:  # of what cannot be meant, nats-py would try to make something
@@ -305,17 +309,26 @@ class Shared:
             data = message.metadata
             if data.sequence.stream > room.number:  # nats-py begins anew if no message came before the first trouble
                 line = Line(data.sequence.stream, data.timestamp, message.data.decode())
+                message_id = (message.headers or {}).get("Nats-Msg-Id", "")
+                if message_id.startswith("left-"):
+                    room.gone.add(int(message_id.removeprefix("left-")))
                 room.add(line)
-                await self.heard(room, line, (message.headers or {}).get("Nats-Msg-Id"))
+                await self.heard(room, line, message_id)
 
         room.first = start
         policy = ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=start)
         room.following = await self.follow("chat", subject_of(room.name), heard, policy)
 
-    async def say(self, room, text, message_id):
-        """Have a line put into the stream, for all who are in the room; return its number."""
-        recent = {"Chat_Recent": room.lines[0].number} if room.lines else {}
-        return await self.publish(subject_of(room.name), text, message_id, **recent)
+    async def unfollow(self, room):
+        """Hear a room no more."""
+        with contextlib.suppress(NatsError, OSError):
+            await room.following.unsubscribe()
+
+    async def say(self, key, text, message_id):
+        """Have lines put into the stream, for all who are in the room of that key."""
+        room = self.rooms.get(key)
+        recent = {"Chat_Recent": room.lines[0].number} if room and room.lines else {}
+        await self.publish(subject_of(key), text, message_id, **recent)
 
     # Who is where
 
@@ -325,7 +338,7 @@ class Shared:
         if person and person.node in self.pulses:
             raise ValueError(f"{name} is taken")
         if person:  # of a node that is dead: whoever was called so has left, and that is told before
-            await self.publish(subject_of(person.room), f"* {person.name} left\n", f"left-{revision}")
+            await self.say(person.room, f"* {person.name} left\n", f"left-{revision}")
         try:
             return await self.move(key, name, room, revision)
         except ValueError:
@@ -362,6 +375,17 @@ class Shared:
                 Nats_Expected_Last_Subject_Sequence=revision,
             )
 
+    def names_in(self, room):
+        """Return who is in a room that we follow, as names in order.
+
+        Who leaves frees the name after that was told. Between the two we must not say that it is there: a newcomer in
+        that moment would never hear that it has left.
+        """
+        here = [person for person in self.people.values() if person.room == room.name]
+        known = {person.revision for person in here}
+        room.gone = {revision for revision in room.gone if revision in known or revision > self.revision}
+        return sorted(person.name for person in here if person.revision not in room.gone)
+
     async def reach(self, revision):
         """Wait until we have seen what was written up to a revision."""
         if self.revision < revision:
@@ -375,8 +399,8 @@ class Shared:
         revision = message.metadata.sequence.stream
         kind, _, word = message.subject.removeprefix(PEOPLE).partition(".")
         deleted = bool(message.headers and "KV-Operation" in message.headers)
-        if kind == "node" and deleted:
-            self.pulses.pop(word, None)
+        if kind == "node" and deleted:  # it stopped, and perhaps did not get everything done
+            self.mourn(word)
         elif kind == "node":
             self.saw_pulse(word)
         else:
@@ -404,16 +428,20 @@ class Shared:
                 self.pulses = dict.fromkeys(self.pulses, now)
             for other in [other for other, then in self.pulses.items() if now - then > LEASE]:
                 logging.info("node %s is dead", other)
-                del self.pulses[other]
-                for key, person in list(self.people.items()):
-                    if person.node == other:
-                        self.tasks.add(task := asyncio.create_task(self.bury(key, person)))
-                        task.add_done_callback(self.tasks.discard)
+                self.mourn(other)
         self.pulses[node] = now
 
+    def mourn(self, node):
+        """Have all know that the people of a node that is gone have left."""
+        self.pulses.pop(node, None)
+        for key, person in self.people.items():
+            if person.node == node:
+                self.tasks.add(task := asyncio.create_task(self.bury(key, person)))
+                task.add_done_callback(self.tasks.discard)
+
     async def bury(self, key, person):
-        """Say that somebody of a dead node left, and free the name. All nodes do this, and the streams take it once."""
-        await self.publish(subject_of(person.room), f"* {person.name} left\n", f"left-{person.revision}")
+        """Say that somebody left, and then free the name. All other nodes do this, and the streams take it once."""
+        await self.say(person.room, f"* {person.name} left\n", f"left-{person.revision}")
         await self.release(key, person.revision, f"free-{person.revision}")
 
     def holds(self):
