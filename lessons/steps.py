@@ -16,6 +16,7 @@ SIDE_ROADS = [
     ("epoll_based", "proactor_based"),
 ]
 GROWING_ROAD = ["names", "commands", "limits", "history", "accounts", "tls", "web"]
+LEAVES_IT = [("features/history", "features/nodes")]
 FIRST = ["sketch.py", "server.py", "client.py"]  # the files that a lesson is about; the others are beside them
 
 
@@ -73,7 +74,8 @@ def steps(root=ROOT):
     roads += [("side", old, new) for old, new in SIDE_ROADS]
     growing = [MAIN_ROAD[-1], *(f"features/{name}" for name in GROWING_ROAD)]
     roads += [("growing", old, new) for old, new in itertools.pairwise(growing)]
-    client = f"{MAIN_ROAD[-1]}/client.py"  # on the growing road: the newest that there is before the step
+    roads += [("growing", old, new) for old, new in LEAVES_IT]
+    clients = {MAIN_ROAD[-1]: f"{MAIN_ROAD[-1]}/client.py"}  # folder of the growing road: the client that it goes with
     found = []
     for road, old, new in roads:
         pairs = []
@@ -81,8 +83,10 @@ def steps(root=ROOT):
         for name in files_of(root, new):
             older = f"{old}/{name}" if name in before else None
             if road == "growing" and name == "client.py":
-                older, client = client, f"{new}/{name}"
+                older = clients[old]
             pairs.append(Pair(older, f"{new}/{name}"))
+        if road == "growing":
+            clients[new] = f"{new}/client.py" if "client.py" in files_of(root, new) else clients[old]
         found.append(Step(old, new, road, tuple(pairs)))
     return found
 
