@@ -41,12 +41,11 @@ REST = 0.05  # seconds between two acts, so that the one is over when the next b
 MOST = 1 << 16  # bytes that a client reads at once
 TEXT = 80  # characters that are kept of what is said or heard
 CROWD = 1000  # clients that say nothing
-SHORT, BUSY = (
-    200_000,
-    40,
-)  # of more than BUSY spans in a row that take less than SHORT microseconds, most are kept as one
-LED = 200  # microseconds that are shown before the first thing that somebody does
+BUSY = 40  # of more spans in a row than these most are kept as one,
+SHORT = 200_000  # if each takes less than these microseconds
 KEPT = 48  # of what is sent to the crowd, so much is kept
+LED = 200  # microseconds that are shown before the first thing that somebody does
+OTHERS = "0.0.0.0:0"  # in the place of the addresses of all who have no name
 OPERATOR = "operator"  # at the keyboard of two_way's server
 LISTENING = re.compile(r"listening on 127\.0\.0\.1:(\d+)$")
 
@@ -154,7 +153,6 @@ class Stage:
             stderr=subprocess.STDOUT,  # the log, and what is shown to an operator
             text=True,
             errors="replace",
-            start_new_session=True,
         )
         self.reader = threading.Thread(target=self.read_log, daemon=True)
         self.reader.start()
@@ -171,10 +169,14 @@ class Stage:
     def __exit__(self, *_):
         for client in self.clients:
             client.sock.close()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None:  # the scene has failed
+            self.process.terminate()  # watch.py passes that on to the server
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(DEADLINE / 6)
+            self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.reader.join(1)
 
     def read_log(self):
@@ -366,9 +368,6 @@ def note_operator(recording, did):
 # ----------------------------------------------------------------------------------------------------------------------
 # A recording made short.
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-OTHERS = "0.0.0.0:0"  # in the place of the addresses of all who have no name
 
 
 def cut(recording, begin, over):
@@ -629,6 +628,7 @@ class Scene:
     claims: tuple  # what the caption says: events that must come in this order (see `events`)
     exact: bool = True  # whether each lane always does the same in the same order; if not, the claims alone must hold
     longest: tuple = ()  # pairs: a lane, and what it does for longer than anything else
+    never: tuple = ()  # parts of what no lane may wait for
     changes: tuple = ()  # pairs: a text of the server, and what is put in its place
     told: str = ""  # what this makes of the server
     linux: bool = False  # whether it can be played on Linux alone
@@ -669,6 +669,8 @@ class Scene:
                 found.append(f"there is no {claim!r}, or not in this order: {', '.join(map(repr, self.claims))}")
                 break
         names = names_of(recording)
+        whats = {names(span["what"]) for span in recording["spans"]}
+        found += [f"something waits in {what!r}" for what in sorted(whats) if any(part in what for part in self.never)]
         for name, what in self.longest:
             spans = [span for span in recording["spans"] if names(recording["lanes"][span["lane"]]["name"]) == name]
             longest = max(spans, key=lambda span: span["end"] - span["start"], default={"what": "nothing"})
@@ -831,8 +833,8 @@ def rooms():
 def deaf_ones():
     for folder, (name, longest, caption) in DEAF.items():
         claims = "ana says: xxxx", "log: dan dropped: too slow"
-        title = f"A client that does not read, with {name}"
-        yield Scene(f"{folder}_deaf", folder, deaf, title, caption, claims, exact=False, longest=longest)
+        title, never = f"A client that does not read, with {name}", () if longest else ("send to dan",)
+        yield Scene(f"{folder}_deaf", folder, deaf, title, caption, claims, exact=False, longest=longest, never=never)
 
 
 SCENES = [
@@ -1115,8 +1117,11 @@ def main():
         except (Failed, draw.BadRecording, OSError) as error:
             failed = True
             print(f"scenes.py: {scene.name}: {error}", file=sys.stderr, flush=True)
-    sys.exit(failed)
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # watch.py has got it, too, and ends the server
+        sys.exit(128 + signal.SIGINT)

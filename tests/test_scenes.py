@@ -2,10 +2,12 @@
 
 import copy
 import json
+import signal
 import sys
 
+import psutil
 import pytest
-from harness import BrokenPromise
+from harness import BrokenPromise, wait_until
 from promises import ROOT
 
 LESSONS = ROOT / "lessons"
@@ -173,6 +175,21 @@ def test_a_scene_that_is_not_there(run):
     process = run([sys.executable, SCENES_PY, "--check", "hamlet"])
     assert process.wait() == 2
     assert "no scene is called hamlet" in process.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_scene_that_is_ended_leaves_nothing(run, scratch, number):
+    """Ctrl-C, and a kill of its group. Of that only the system can tell the server, which has a group of its own."""
+    if number == signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("only Linux tells a process that its parent was killed")
+    process = run([sys.executable, SCENES_PY, "--check", "process_per_client_hang"], env={"TMPDIR": str(scratch)})
+    scene = psutil.Process(process.pid)
+    started = wait_until(lambda: len(found := scene.children(recursive=True)) >= 5 and found)
+    assert started, process.log
+    process.signal_group(number)
+    assert process.wait() == (130 if number == signal.SIGINT else -number), process.log
+    assert process.log == ""
+    assert wait_until(lambda: not psutil.wait_procs(started, 0)[1]), started
 
 
 def test_a_server_that_has_changed(run, scratch):
