@@ -19,7 +19,7 @@ import pytest
 from examples import each_example
 from harness import BrokenPromise, Notices, Peer, Server, Stopwatch, wait_until
 from hypothesis import strategies as st
-from promises import ROOT
+from promises import ROOT, Model
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
 
@@ -109,6 +109,18 @@ def test_what_made_itself_a_session_is_ended(sub_pytest, scratch, wanderer, how)
     assert process.log.count("BrokenPromise: it left processes behind") == 2, process.log
     assert not children_of(scratch)
     check_nothing_is_left(scratch)
+
+
+def test_what_was_there_before_a_student_s_server_is_left_alone(serve):
+    """Such as what a browser is driven with, which the harness does not know of."""
+    with subprocess.Popen(["sleep", "1000"], start_new_session=True) as bystander:
+        try:
+            server = serve(Model("yours", (sys.executable, str(BASE), "{port}"), foreign=True))
+            assert [process.pid for process in server.processes()] == [server.pid]
+            server.kill()
+            assert bystander.poll() is None
+        finally:
+            bystander.kill()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of an environment")
