@@ -132,7 +132,7 @@ OF_THE_SUITE = {
     "needs_its_log": ("log", "no reason to end"),
     "never_drops_its_memory": ("leaving", "forget it when it has left"),
     "never_full": ("limits", "keep some descriptors back"),
-    "passes_escapes_on": ("message", "makes a terminal red"),
+    "passes_escapes_on": ("message", "Drop the CR"),
     "passes_overrides_on": ("message", "Remove the characters"),
     "reorders": ("framing", "in the order in which"),
     "repeats": ("broadcast", "exactly once"),
@@ -223,8 +223,10 @@ CHANGED = {
     ),
     "C: a fault in memory": (
         "poll.c",
-        {"    if (blank)\n        return;": "    if (blank) *(volatile int *)16 = 1;"},
-        "framing",
+        {
+            "        if (code == 0xFFFD)": "        if (code == 0xFFFD) *(volatile int *)16 = 1;\n        if (code == 0xFFFD)"
+        },
+        "message",
         "memory fault",
     ),
     "C: status 1 at the end": ("poll.c", {'say("bye");\n    return 0;': 'say("bye");\n    return 1;'}, "stopping", "0"),
