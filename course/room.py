@@ -338,23 +338,26 @@ class Room:
                 return False
         return False
 
-    def check_idle(self, what, hint=""):
-        """It may not use CPU for long while nothing happens: only who never rests spins."""
+    def check_idle(self, what, hint="", work=1.0):
+        """It may not use CPU for long while nothing happens: only who never rests spins. `work`: seconds of CPU that it
+        may still need for what was asked of it before, such as compiling itself, without a rest."""
         if self.program.cpu() is None:
             raise NotHere("only Linux tells what CPU it uses")
-        shares = []
-        for _ in range(8):
+        total = free = 0.0  # seconds of CPU that it used; and those that it could have used
+        begun = time.monotonic()
+        while True:
             before, waited, then = self.program.cpu(), self.program.starved(ours=False), time.monotonic()
             time.sleep(0.3)
-            seconds, used = time.monotonic() - then, self.program.cpu() - before
+            seconds, used = time.monotonic() - then, max(0.0, self.program.cpu() - before)
             lost = sum(max(0.0, now - waited.get(task, now)) for task, now in self.program.starved(ours=False).items())
-            shares.append(used / max(used, seconds - lost, 0.01))  # of the processor that it could have had
-            if shares[-1] < 0.04 and used < 0.02:
+            if used < 0.02 and lost < seconds / 2:
                 return
-            if len(shares) >= 4 and min(shares[-4:]) > 0.25:
+            total, free = total + used, free + max(used, seconds - lost)
+            late = time.monotonic() - begun
+            if total > work or (late > 3 and total < free / 10) or late > 40:
                 break
-        if sorted(shares)[len(shares) // 2] > 0.2:
-            raise Broken(f"{what}, it uses {max(shares[-4:]):.0%} of a processor", hint)
+        if total > free / 5:
+            raise Broken(f"{what}, it uses {total / free:.0%} of the processor that it could have", hint)
 
     def check_descriptors(self, most, what, hint=""):
         if not wait_until(lambda: self.program.descriptors() <= most, 5, every=0.05):

@@ -69,6 +69,7 @@ def shorten(data, most=SHOWN):
 
 _reserved = deque()
 _started = set()  # the pids of what was started here, and has not been ended
+_students, _bystanders = set(), set()  # students' servers that run, and the pids of what was our child before they did
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -494,10 +495,14 @@ class Server(Process):
         is to do with the command in "$@" (`exec "$@" 2>&-` closes the log), `announce=False`: do not
         wait; `polled`: find it ready by its port, not by its log.
         """
+        __tracebackhide__ = True
         self.model, self.host = model, host or "127.0.0.1"
         self._begin()
         if model.foreign:
             adopt_orphans()
+            if not _students:
+                _bystanders.clear()
+                _bystanders.update(child.pid for child in psutil.Process().children())
             self.port = port or free_port()
             program, *words = model.command
             words = [from_here(program) if os.sep in program else program, *map(from_here, words)]
@@ -516,6 +521,7 @@ class Server(Process):
             command = ["sh", "-c", shell, "sh", *command]
         super().__init__(reaper, command, log_path, **options)
         if model.foreign:
+            _students.add(self.pid)
             _log_keeper().ends[log_path] = b""
         if announce:
             try:
@@ -538,7 +544,7 @@ class Server(Process):
         """
         found = super().processes()
         if self.model.foreign:
-            others = _started - {self.pid} | {self._reaper.process.pid}
+            others = (_started | _bystanders) - {self.pid}
             trees = [child for child in psutil.Process().children() if child.pid not in others]
             for tree in trees:
                 with contextlib.suppress(psutil.Error):
@@ -551,6 +557,7 @@ class Server(Process):
         super().kill()
         if self.model.foreign:
             wait_until(self._kill_the_rest)
+            _students.discard(self.pid)
             _log_keeper().ends.pop(self.log_path, None)
 
     def _kill_the_rest(self):
