@@ -66,8 +66,11 @@ def test_joins_leaves_and_lists_hold_over_all_nodes(nodes):
     carla.close()
     bob.expect(b"* bob left\n")
     ana.expect(b"* bob left\n")
-    ana.send(b"/history 1\n")
+    bob.send("one\u2028line\n".encode())
+    ana.expect("bobby says: one\u2028line\n".encode())
+    ana.send(b"/history 2\n")
     assert re.fullmatch(rb"\[....-..-.. ..:..\] ~ bobby waves\n", ana.read_line())
+    assert ana.read_line().endswith("] bobby says: one\u2028line\n".encode())
 
 
 def test_a_room_hears_nothing_of_another(nodes):

@@ -43,7 +43,7 @@ LOBBY = "lobby"  # the room in which everybody is at first
 BURST = 4  # seconds for which a client may save up what --lines and --bytes allow
 MAX_AHEAD = 1 << 14  # bytes that the kernel keeps for us of what a client has sent before we read it
 NAME = re.compile(r"(?:[^\W\u115f\u1160]|-){1,20}")  # letters (no Hangul fillers: nobody sees them), digits, _, -
-NEW_LINE = re.compile("^(?=.)", re.MULTILINE)
+NEW_LINE = re.compile("^(?=.)", re.MULTILINE)  # where a line begins
 IAC, INTERRUPT = 0xFF, b"\xff\xf4"  # telnet's commands begin with IAC (RFC 854); its Ctrl-C is IAC IP
 
 
@@ -647,10 +647,10 @@ def told(client, number, text):
 def said_before(client, room, number=float("inf")):
     """Return what was said in a room before a number, with its time, as a client is told it: a list of lines."""
     return [
-        told(client, line.number, f"[{line.time.astimezone():%Y-%m-%d %H:%M}] {text}")
+        told(client, line.number, f"[{line.time.astimezone():%Y-%m-%d %H:%M}] {text}\n")
         for line in room.lines
         if line.number < number and not line.text.startswith("*")
-        for text in line.text.splitlines(keepends=True)
+        for text in line.text.removesuffix("\n").split("\n")
     ]
 
 
