@@ -998,7 +998,7 @@ def tail(room):
 @check(
     "limits.endless",
     "A client sends 16 MiB without a newline. It must be disconnected long before that.",
-    needs=FRAMED,
+    needs=(*FRAMED, "leaving.end"),
     hint="What has no newline is kept, and kept, until the memory is full: disconnect who sends more than 4096 bytes.",
 )
 def endless(room):

@@ -103,38 +103,15 @@ def free_port():
 
 
 # What a student's server gets of our environment: what it takes to be found and to run, and nothing that is secret.
-KEPT = [
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TERM",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "JAVA_HOME",
-    "GOPATH",
-    "GOROOT",
-    "GOCACHE",
-    "GOMODCACHE",
-    "CARGO_HOME",
-    "RUSTUP_HOME",
-    "RUSTUP_TOOLCHAIN",
-    "NODE_PATH",
-    "NVM_DIR",
-    "PYENV_ROOT",
-    "PYENV_VERSION",
-    "VIRTUAL_ENV",
-    "DOTNET_ROOT",
-]
+KEPT = re.compile(
+    "PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_.*|TZ|TERM|(DY)?LD_LIBRARY_PATH|JAVA_HOME|CARGO_HOME|DOTNET_ROOT"
+    "|GO(PATH|ROOT|CACHE|MODCACHE)|NODE_PATH|NVM_DIR|PYENV_(ROOT|VERSION)|RUSTUP_(HOME|TOOLCHAIN)|VIRTUAL_ENV"
+)
 
 
 def bare_environment(folder, more=None):
     """The environment of a student's server, to which the folder is given for what it writes."""
-    kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith("LC_")}
+    kept = {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
     return {**kept, "TMPDIR": str(folder), **(more or {})}
 
 
@@ -815,11 +792,9 @@ class Server(Process):
 
     def obituary(self):
         """A line that says how it ended, if it has. (Its connections end a moment before it does.)"""
-        return (
-            ""
-            if not wait_until(lambda: not self.running, within=0.2)
-            else f"\nthe server has ended, {ending(self.popen.returncode)}"
-        )
+        if not wait_until(lambda: not self.running, within=0.2):
+            return ""
+        return f"\nthe server has ended, {ending(self.popen.returncode)}"
 
     def describe(self):
         """What was sent to it and what came back, for a failure message."""

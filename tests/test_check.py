@@ -223,9 +223,7 @@ CHANGED = {
     ),
     "C: a fault in memory": (
         "poll.c",
-        {
-            "        if (code == 0xFFFD)": "        if (code == 0xFFFD) *(volatile int *)16 = 1;\n        if (code == 0xFFFD)"
-        },
+        {"        if (code == 0xFFFD)": "if (code == 0xFFFD) *(volatile int *)16 = 1; else if (code == 0xFFFD)"},
         "message",
         "memory fault",
     ),

@@ -12,6 +12,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import harness
 import psutil
@@ -530,6 +531,42 @@ def test_a_log_without_an_end(serve):
     assert wait_until(lambda: server.log.endswith("\n999 of no interest\nthe end\n"))
     assert len(server.log) == harness.LOG_KEPT
     assert server.log_path.stat().st_size < harness.LOG_BOUND * 2
+
+
+@pytest.mark.parametrize(
+    "foreign, rounds, fails",
+    [
+        (False, [1], ""),
+        (False, [20], "it takes 20.0 MiB more memory, and may take 8 MiB more"),
+        (True, [25, 12, 1], ""),
+        (True, [20, 20, 20, 20, 20], "it takes 20.0 MiB, then 20.0 MiB, then"),
+    ],
+    ids=["flat", "growing", "a heap", "a leak"],
+)
+def test_a_heap_grows_and_then_no_more(foreign, rounds, fails):
+    """A leak takes as much each time. Of our own servers, which have no such heap, the first time tells."""
+    server = SimpleNamespace(model=SimpleNamespace(foreign=foreign), taken=0, memory=lambda: server.taken)
+    todo = iter(rounds)
+
+    def work():
+        server.taken += next(todo) << 20
+
+    with pytest.raises(BrokenPromise, match=fails) if fails else contextlib.nullcontext():
+        Server.check_memory(server, work, 8 << 20)
+    assert not list(todo)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits in a connection")
+def test_a_connection_over_ipv4_of_a_socket_for_both(needs_ipv6):
+    """As Java's are: the system has it in its table for IPv6."""
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        port = listener.getsockname()[1]
+        peer = Peer(SimpleNamespace(port=port), socket.create_connection(("127.0.0.1", port)))
+        with peer.sock, listener.accept()[0] as accepted:
+            peer.send(b"hello")
+            assert wait_until(lambda: peer.arrived() == 5)
+            accepted.send(b"to you")
+            assert wait_until(lambda: peer.queued() == 6)
 
 
 # On any machine, however busy, and however the suite is started
