@@ -3,18 +3,22 @@
 No container engine is needed: the namespaces of which containers are made, Linux has for everybody who is root.
 """
 
+import contextlib
 import json
 import os
 import re
+import select
 import shutil
 import signal
+import socket
+import ssl
 import subprocess
 import sys
 
 import psutil
 import pytest
-from cluster import skip_without_nats
-from harness import wait_until
+from cluster import NODES, Nats, skip_without_nats
+from harness import free_port, wait_until
 from promises import ROOT
 from tls import certificate
 
@@ -226,12 +230,76 @@ def test_hadolint_finds_nothing():
     assert not done.returncode, done.stdout
 
 
-def test_haproxy_takes_its_file(scratch):
+def haproxy_file(scratch, **replaced):
+    """haproxy.cfg with a certificate, and with other words in place of some."""
     program = shutil.which("haproxy")
     if not program or not shutil.which("openssl"):
         pytest.skip("no haproxy, or no openssl")
     (scratch / "chat.pem").write_text(certificate())
     text = (ROOT / "features/nodes/haproxy.cfg").read_text().replace("/certs/", f"{scratch}/")
+    for old, new in replaced.items():
+        assert old.replace("_", ":") in text
+        text = text.replace(old.replace("_", ":"), new)
     (scratch / "haproxy.cfg").write_text(text)
-    done = subprocess.run([program, "-c", "-f", scratch / "haproxy.cfg"], capture_output=True, text=True)
+    return [program, "-f", str(scratch / "haproxy.cfg")]
+
+
+def test_haproxy_takes_its_file(scratch):
+    done = subprocess.run([*haproxy_file(scratch), "-c"], capture_output=True, text=True)
     assert not done.returncode, done.stderr
+
+
+def test_haproxy_in_front(serve, run, scratch):
+    """TLS and plain lines; 20 connections from one address; and a node that is killed gets no newcomers."""
+    nats = Nats(run, scratch / "nats")
+    nodes = [serve(NODES, "--nats", nats.url) for _ in range(3)]
+    tls, plain = free_port(), free_port()
+    places = {f"node{number}_9669": f"127.0.0.1:{node.port}" for number, node in enumerate(nodes, 1)}
+    ports = {"bind :9669": f"bind 127.0.0.1:{tls}", "bind :9670": f"bind 127.0.0.1:{plain}"}
+    balancer = run([*haproxy_file(scratch, **places, **ports), "-db"])
+    context = ssl.create_default_context(cafile=scratch / "chat.pem")
+
+    def come(secure=False):
+        """Connect, and return the socket and what came; b"" and a closed socket if there was nothing."""
+        sock = socket.create_connection(("127.0.0.1", tls if secure else plain), timeout=60)
+        sock = context.wrap_socket(sock, server_hostname="127.0.0.1") if secure else sock
+        said = b""
+        with contextlib.suppress(OSError):
+            said = sock.recv(100)
+        if not said:
+            sock.close()
+        return sock, said
+
+    def is_up():
+        with contextlib.suppress(OSError):
+            sock, said = come()
+            sock.close()
+            return bool(said)
+        return False
+
+    assert wait_until(is_up, every=0.2), balancer.log
+    sock, said = come(secure=True)
+    assert said == b"your name?\n"
+    sock.close()
+    guests = [come() for _ in range(12)]
+    assert {said for _, said in guests} == {b"your name?\n"}
+    nodes[0].signal(signal.SIGKILL)
+    socks = [sock for sock, _ in guests]
+    gone = wait_until(lambda: select.select(socks, [], [], 0.1)[0])  # nothing but the end may come there
+    assert 1 <= len(gone) < 12
+    for sock in gone:
+        sock.close()
+        socks.remove(sock)
+
+    def twenty_are_in():
+        sock, said = come()  # refused, until HAProxy has counted that those before are gone
+        if said:
+            socks.append(sock)
+        return len(socks) == 20
+
+    assert wait_until(twenty_are_in)
+
+    sock, said = come()
+    assert sock.fileno() == -1 and not said, "there are 21 connections from one address"
+    for sock in socks:
+        sock.close()

@@ -23,8 +23,24 @@ def nats(run, scratch):
     return Nats(run, scratch / "nats")
 
 
+@pytest.fixture(autouse=True)
+def bounded(serve, run):
+    """After each test: no node has collected what it could not get rid of, and NATS has not, either."""
+    started.clear()
+    yield
+    for what in started:
+        for process in [server.process for server in what.servers] if isinstance(what, Trio) else [what]:
+            memory = process.memory() if process.running else 0
+            assert memory < 100 * MIB, f"{process.command[1]}: {memory / MIB:.0f} MiB"
+
+
+started = []
+
+
 def start(serve, nats, count, *args):
-    return [serve(NODES, "--nats", nats.url, *args) for _ in range(count)]
+    servers = [serve(NODES, "--nats", nats.url, *args) for _ in range(count)]
+    started.extend([*servers, nats if isinstance(nats, Trio) else nats.process])
+    return servers
 
 
 def troubles(rest):

@@ -27,6 +27,7 @@ RETRY_TIME = 0.5  # seconds until the same one is tried again
 NUMBERED = re.compile(rb"(\d+) (.*)", re.DOTALL)
 WELCOME = re.compile(rb"\* you are (\S+?)(?: in (\S+))?; ")
 RENAMED = re.compile(rb"\* (\S+) is now (\S+)\n")
+HOST_PORT = re.compile(r"(\[.*\]|[^:]*):(\d*)")  # an IPv6 host without brackets has more colons, and no port
 
 
 class Place:
@@ -45,7 +46,7 @@ class Place:
         """Return what to say before anything else."""
         if not self.name:
             return b"/numbers\n"
-        self.skip, self.count = self.count, 0
+        self.skip = self.count
         return b"/numbers %d %b\n%b\n" % (self.number - 1, self.room, self.name)
 
     def take(self, line):
@@ -53,19 +54,20 @@ class Place:
         if numbered := NUMBERED.fullmatch(line):
             number, line = int(numbered[1]), numbered[2]
             if not line.startswith(b"["):  # what /history tells we may have had
-                self.count = self.count + 1 if number == self.number else 1
-                self.number = number
+                if number != self.number:
+                    self.number, self.count, self.skip = number, 0, 0
                 if self.skip:
                     self.skip -= 1
                     return b""
-            if (renamed := RENAMED.fullmatch(line)) and renamed[1] == self.name:
+                self.count += 1
+            if welcome := WELCOME.match(line):  # it has the number of our own "joined"
+                self.name, self.room = welcome[1], welcome[2] or b"lobby"
+                back = not self.inside.is_set()
+                self.inside.set()
+                if back:
+                    return b""
+            elif (renamed := RENAMED.fullmatch(line)) and renamed[1] == self.name:
                 self.name = renamed[2]
-        elif welcome := WELCOME.match(line):
-            name, self.room = welcome[1], welcome[2] or b"lobby"
-            back, self.name = not self.inside.is_set(), name
-            self.inside.set()
-            if back:
-                return b""
         elif not self.inside.is_set():
             return None if line.startswith(b"error: ") else b""
         self.last = line
@@ -203,7 +205,8 @@ def address(text):
     """Return HOST:PORT, or one of them, as a pair, or raise ValueError, which argparse reports."""
     if text.isdigit():
         return "127.0.0.1", port(text)
-    host, _, number = text.rpartition(":") if re.search(r":\d*$", text) else (text, "", "9669")
+    found = HOST_PORT.fullmatch(text)
+    host, number = found.groups() if found else (text, "9669")
     return host.strip("[]"), port(number)
 
 
@@ -234,8 +237,8 @@ def name_of(address):
 def main():
     """Read the arguments, connect, and chat until no server is left."""
     words = sys.argv[1:]
-    if len(words) == 2 and words[1].isdigit() and not words[0].isdigit() and not re.search(r":\d+$", words[0]):
-        words = [f"{words[0]}:{words[1]}"]  # as other clients have it: HOST PORT
+    if len(words) == 2 and words[1].isdigit() and not words[0].isdigit() and not HOST_PORT.fullmatch(words[0]):
+        words = [name_of((words[0].strip("[]"), words[1]))]  # as other clients have it: HOST PORT
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])  # python -OO has no docstrings
     parser.add_argument("addresses", metavar="HOST:PORT", nargs="*", type=address, default=[("127.0.0.1", 9669)])
     addresses = parser.parse_args(words).addresses

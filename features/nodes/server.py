@@ -106,9 +106,11 @@ class ChatServer:
                 parts.append(await client.reader.read(MAX_MESSAGE))
         client.writer.transport.pause_reading()  # after its end nothing more may come to the stream
         while client in self.clients:
-            self.work(client)
+            pause = self.work(client)
             if client.busy:
                 await asyncio.wait([client.busy])
+            elif pause:
+                await asyncio.sleep(pause)
             elif parts:
                 self.receive(client, parts.pop(0))
             else:
@@ -156,7 +158,7 @@ class ChatServer:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
             except OSError as error:
-                return self.drop(client, f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
@@ -192,7 +194,9 @@ class ChatServer:
         While a task is busy with one, the next ones wait for that. While our lease does not hold, all wait.
         """
         while client in self.clients and not client.busy:
-            pause = max(client.lines.pause(), client.bytes.pause(), 0 if self.shared.holds() else PAUSE)
+            if not self.shared.holds():  # also when the server stops: its names may be others' by now
+                return PAUSE
+            pause = max(client.lines.pause(), client.bytes.pause())
             if pause and not self.stopping.is_set():
                 return pause
             if client.waiting:
@@ -248,8 +252,10 @@ class ChatServer:
         try:
             if text.startswith("/numbers"):
                 after, room = (*text.split()[1:], "", LOBBY)[:2]
-                client.numbered, client.after = True, int(after) if after else None
+                if after and not (after.isascii() and after.isdigit()):
+                    raise ValueError("it is /numbers [AFTER ROOM], AFTER a number")
                 _, client.first = self.check_name(room if after else LOBBY)
+                client.numbered, client.after = True, int(after) if after else None
                 return
             name, key = self.check_name(text)
         except ValueError as error:
@@ -287,16 +293,15 @@ class ChatServer:
         client.room, client.after, after = room, None, client.after
         others = ", ".join(name for name in self.shared.names_in(room) if name != client.name)
         where = client.name if room.name == LOBBY else f"{client.name} in {room.name}"
-        self.send(
-            client, f"* you are {where}; {f'also here: {others}' if others else 'nobody else is here'}\n".encode()
-        )
+        welcome = f"* you are {where}; {f'also here: {others}' if others else 'nobody else is here'}\n"
         if after is None:
-            self.send(client, b"".join(said_before(client, room, number)[-LATELY:]))
-        else:
+            self.send(client, told(client, number, welcome) + b"".join(said_before(client, room, number)[-LATELY:]))
+        else:  # what it missed comes first: so the numbers never fall, and it may be gone again at any of them
             if after + 1 < room.first:
-                self.send(client, b"* what was said just after you were gone is no longer here\n")
+                self.send(client, told(client, after, "* what was said just after you were gone is no longer here\n"))
             missed = [line for line in room.lines if after < line.number < number]
             self.send(client, b"".join(told(client, line.number, line.text) for line in missed))
+            self.send(client, told(client, number, welcome))
         client.arriving.set_result(None)
 
     def part(self, client):
@@ -362,8 +367,9 @@ class ChatServer:
         _, key = self.check_name(room)
         if key == client.room.name:
             raise ValueError("you are there")
+        # If this node dies between the two, the others say the same, and the stream takes it once.
+        await self.say(client, client.room, f"* {client.name} left\n", f"left-{client.revision}")
         client.revision = await self.shared.move(client.key, client.name, key, client.revision)
-        await self.say(client, client.room, f"* {client.name} left\n")
         self.part(client)
         await self.join(client, key)
 
@@ -397,9 +403,8 @@ class ChatServer:
         else:
             old, revision = client.key, client.revision
             client.revision = await self.shared.claim(key, name, client.room.name)
-            del self.named[old]
-            self.named[key] = client
-            client.key = key
+            self.forget(client)  # unless it was dropped meanwhile, or has lost that name
+            client.key, self.named[key] = key, client
             await self.shared.release(old, revision)
         logging.info("%s is now %s, %d online", client, name, len(self.named))
         before, client.name = client.name, name
@@ -423,9 +428,9 @@ class ChatServer:
         """Have all others in the room hear what a client says."""
         await self.say(client, client.room, words)
 
-    async def say(self, client, room, words):
+    async def say(self, client, room, words, message_id=None):
         """Put a client's words, or words about it, into the stream, and wait until they are kept there."""
-        message_id = self.shared.new_id()
+        message_id = message_id or self.shared.new_id()
         self.said[message_id] = client
         await self.shared.say(room.name, words, message_id)
 
@@ -455,6 +460,8 @@ class ChatServer:
         """Take a lost name again. If it is somebody else's by now, what the client says would be taken for theirs."""
         if before:
             await asyncio.wait([before])
+        if self.named.get(client.key) is client:  # that was /nick, and it has another name by now
+            return
         room = client.room
         try:
             client.revision = await self.shared.claim(client.key, client.name, room.name)
@@ -540,8 +547,7 @@ class ChatServer:
         """Part with a client, after one last attempt to send what is unsent and the bytes given."""
         self.clients.remove(client)
         client.timer.cancel()
-        if self.named.get(client.key) is client:
-            del self.named[client.key]
+        self.forget(client)
         logging.info("%s %s, %d online", client, reason, len(self.named))
         with contextlib.suppress(OSError):
             client.sock.send(client.unsent + last)
@@ -552,6 +558,11 @@ class ChatServer:
             client.flushing.cancel()
         self.see_to(self.leave(client))
 
+    def forget(self, client):
+        """Have nobody here by a client's name."""
+        if self.named.get(client.key) is client:
+            del self.named[client.key]
+
     def see_to(self, coroutine):
         """Have something done of which nobody waits for the end, but for stop()."""
         task = asyncio.create_task(coroutine)
@@ -560,8 +571,10 @@ class ChatServer:
 
     async def leave(self, client):
         """Have the room hear that somebody has left, after all that it said, and then free its name."""
-        if client.busy:
+        while client.busy:  # after that there may be another one: see lose
             await asyncio.wait([client.busy])
+        client.timer.cancel()  # what it was busy with may have set that, and its name
+        self.forget(client)
         if client.name is not None:
             client.room.clients.discard(client)
             await self.shared.bury(client.key, Person(client.name, client.room.name, None, client.revision))

@@ -47,7 +47,8 @@ SAME_TIME = 120  # seconds for which the stream knows a message id
 PULSE = 1  # seconds after which a lease is renewed
 LEASE = 7  # seconds after which one that was not renewed is over
 FORGET = 3600  # seconds for which it is kept that a name is free again
-START_TIME = 10  # seconds that NATS may take at our start: a cluster has to agree first
+START_TIME = 10  # seconds in which NATS must answer at our start
+AGREE_TIME = 40  # seconds that it may then take: of a cluster that starts, the servers first agree who leads
 TOO_OLD = (2, 11)  # the first nats-server that lets single messages expire
 FULL = 10077  # JetStream's error codes: maximum bytes exceeded
 NO_JETSTREAM = 10039, 10076  # not enabled, for this account
@@ -120,6 +121,7 @@ class Shared:
         try:
             async with asyncio.timeout(START_TIME):
                 await self.connect()
+            async with asyncio.timeout(AGREE_TIME):
                 await self.make_streams()
                 policy = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
                 await self.follow("KV_chat", f"{PEOPLE}>", self.changed, policy)
