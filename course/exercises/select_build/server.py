@@ -1,4 +1,4 @@
-"""A chat server that waits in select(2) for all sockets at once, until some of them have something to read."""
+"""A chat server that waits in select(2) for all sockets at once, until any of them has something to read."""
 
 import select
 import socket

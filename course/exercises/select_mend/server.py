@@ -70,11 +70,11 @@ class ChatServer:
         """Let a newcomer in, or tell it that the room is full."""
         try:
             sock, address = self.listener.accept()
+            client = Client(sock, address)
         except (OSError, MemoryError):  # it is gone again, or something is lacking, in spite of what is kept back
             time.sleep(0.01)  # the loop must not spin
             return
         sock.setblocking(False)
-        client = Client(sock, address)
         try:
             check_spare(sock)
         except OSError:

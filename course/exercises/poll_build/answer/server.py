@@ -1,4 +1,4 @@
-"""A chat server that waits in poll(2) for the sockets registered with it, until some of them have something to read."""
+"""A chat server that waits in poll(2) for the sockets registered with it, until any of them has something to read."""
 
 import select
 import socket
