@@ -137,7 +137,8 @@ def test_who_wants_the_numbers_has_them(nodes):
     (server,) = nodes(1)
     ana, bob = server.enter("ana"), server.visit()
     bob.send(b"/numbers\nbob\n")
-    bob.expect(b"your name?\n* you are bob; also here: ana\n")
+    bob.expect(b"your name?\n")
+    assert re.fullmatch(rb"\d+ \* you are bob; also here: ana\n", bob.read_line())  # the number of its "joined"
     for count in range(10):
         number(ana, count, count + 1)
         ana.await_taken()
@@ -149,10 +150,11 @@ def test_who_wants_the_numbers_has_them(nodes):
     ana.expect(b"* bob joined\n* bob left\n")
     again = server.visit()
     again.send(b"/numbers %d lobby\nbob\n" % numbers[3])
-    again.expect(b"your name?\n* you are bob; also here: ana\n")
+    again.expect(b"your name?\n")
     for count, line in lines[4:]:
         again.expect(count + b" " + line)
     assert again.read_line().endswith(b"* bob left\n")
+    assert again.read_line().endswith(b"* you are bob; also here: ana\n")
     again.expect_nothing(0.1)
 
 

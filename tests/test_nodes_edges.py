@@ -1,0 +1,211 @@
+"""nodes/ where two things happen at once: a stop after a freeze, a drop while NATS is away, a death within /join."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from cluster import NODES, Nats, skip_without_nats
+from harness import wait_until
+from promises import ROOT
+
+skip_without_nats()
+
+
+@pytest.fixture
+def nats(run, scratch):
+    """A NATS server of the test's own."""
+    return Nats(run, scratch / "nats")
+
+
+@pytest.fixture
+def client(run):
+    """Start client.py: `client("ana", server, server)`."""
+
+    def start(name, *servers):
+        words = [sys.executable, "features/nodes/client.py", *(f"127.0.0.1:{server.port}" for server in servers)]
+        process = run(words, cwd=ROOT, stdin=subprocess.PIPE)
+        types(process, name)
+        process.await_log(f"you are {name}; ")
+        return process
+
+    return start
+
+
+def types(client, line):
+    """Have a client.py say a line."""
+    client.popen.stdin.write(f"{line}\n".encode())
+    client.popen.stdin.flush()
+
+
+def test_who_went_to_another_room_misses_nothing_when_it_comes_back(serve, nats, client):
+    """Of a message of five lines it had all, in the room that it left. In the new one it had none so far."""
+    first, second = (serve(NODES, "--nats", nats.url) for _ in range(2))
+    bob, carla = second.enter("bob"), second.enter("carla")
+    carla.send(b"/join side\n")
+    carla.read_until(b"* you are carla in side; nobody else is here\n")
+    ana = client("ana", first, second)
+    bob.send(b"one\ntwo\nthree\nfour\nfive\n")
+    ana.await_log("^bob says: five$")
+    types(ana, "/join side")
+    ana.await_log("you are ana in side; also here: carla$")
+    first.signal(signal.SIGKILL)
+    carla.expect(b"* ana joined\n")
+    carla.send(b"a\nb\n")
+    carla.expect(b"* ana left\n* ana joined\n")
+    carla.send(b"c\nd\ne\n")
+    ana.await_log("^carla says: e$")
+    lines = ana.log.partition("in side; also here: carla\n")[2].splitlines()
+    assert [line for line in lines if not line.startswith(("client.py", "* what"))] == [
+        *("carla says: a", "carla says: b", "* ana left", "carla says: c", "carla says: d", "carla says: e"),
+    ]
+
+
+def test_who_heard_nothing_yet_is_not_told_the_history_when_it_comes_back(serve, nats, client):
+    first, second = (serve(NODES, "--nats", nats.url) for _ in range(2))
+    bob = second.enter("bob")
+    bob.send(b"".join(b"%d\n" % count for count in range(50)))
+    bob.send(b"/history 1\n")
+    bob.read_until(b"bob says: 49\n")
+    ana = client("ana", first, second)
+    ana.await_log("bob says: 49$")
+    before = ana.log
+    assert before.count("bob says: ") == 20
+    first.signal(signal.SIGKILL)
+    bob.read_until(b"* ana left\n* ana joined\n")
+    bob.send(b"welcome\n")
+    ana.await_log("^bob says: welcome$")
+    lines = ana.log.removeprefix(before).splitlines()
+    assert [line for line in lines if not line.startswith(("client.py", "* what"))] == [
+        "* ana left",
+        "bob says: welcome",
+    ]
+
+
+def test_what_is_asked_of_the_door_and_cannot_be(serve, nats):
+    server = serve(NODES, "--nats", nats.url)
+    peer = server.visit()
+    peer.expect(b"your name?\n")
+    for after in "x", "-1", "²":
+        peer.send(f"/numbers {after} lobby\n".encode())
+        peer.expect(b"error: it is /numbers [AFTER ROOM], AFTER a number\nyour name?\n")
+
+
+def test_who_is_dropped_while_it_takes_another_name_has_neither(serve, nats):
+    """NATS is frozen for less than a lease, so that /nick takes longer than ana may be silent."""
+    first, second = serve(NODES, "--nats", nats.url, "--idle", "0.04"), serve(NODES, "--nats", nats.url)
+    bob, ana = second.enter("bob"), first.enter("ana")
+    bob.expect(b"* ana joined\n")
+    with nats.process.frozen():
+        ana.send(b"/nick anna\n")
+        first.await_log("ana@.* dropped: idle, 0 online")
+    bob.read_until(b"* ana is now anna\n")
+    bob.read_until(b"* anna left\n")
+    for name in "ana", "anna":
+        assert wait_until(lambda name=name: is_free(second, name), every=0.2)
+    assert "Traceback" not in first.log
+
+
+def is_free(server, name):
+    """Whether a name can be had."""
+    peer = server.visit()
+    peer.expect(b"your name?\n")
+    peer.send(f"{name}\n".encode())
+    answer = peer.read_line()
+    peer.close()
+    return answer.startswith(b"* you are ")
+
+
+@pytest.mark.long
+def test_a_node_that_was_frozen_and_is_to_stop_says_nothing_by_lost_names(serve, nats):
+    first, second = (serve(NODES, "--nats", nats.url) for _ in range(2))
+    ana, listener = first.enter("ana"), second.enter("listener")
+    ana.expect(b"* listener joined\n")
+    with first.frozen():
+        ana.send(b"from the past\n")
+        listener.read_until(b"* ana left\n")
+        second.enter("ana")
+        listener.read_until(b"* ana joined\n")
+        first.signal(signal.SIGTERM)
+    assert first.wait() == 0
+    listener.expect_nothing(1)
+
+
+@pytest.mark.long
+def test_who_was_too_slow_and_then_resets_is_called_too_slow(serve, nats):
+    """It had said more than it may, so that nobody reads from it when it is dropped."""
+    first, second = serve(NODES, "--lines", "0.2", "--nats", nats.url), serve(NODES, "--nats", nats.url)
+    flooder, listener = second.enter("flooder"), first.enter("listener")
+    stuck = first.visit(receive_buffer=4096)
+    stuck.send(b"stuck\n")
+    listener.read_until(b"* stuck joined\n")
+    stuck.send(b"\n" * 4)
+    for _ in range(20):  # the kernel's buffers hold four megabytes
+        flooder.send((b"x" * 4000 + b"\n") * 100)
+        listener.expect_lines(flooder, ["x" * 4000] * 100)
+    listener.send(b"/list\n")
+    listener.expect(b"* here: flooder, listener, stuck\n")
+    stuck.reset()
+    first.await_log("stuck@.* dropped: too slow, 1 online")
+
+
+class Between:
+    """What lies between a node and NATS: it lets through one message about somebody, and kills the node."""
+
+    def __init__(self, nats):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"nats://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.nats, self.victim = nats, None
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        here, _ = self.listener.accept()
+        with self.listener, here, socket.create_connection(("127.0.0.1", self.nats.port)) as there:
+            back = threading.Thread(target=self.carry, args=[there, here])
+            back.start()
+            self.carry(here, there)
+            there.shutdown(socket.SHUT_WR)  # NATS reads all before that, and closes
+            back.join()
+
+    def carry(self, source, target):
+        while data := source.recv(1 << 16):
+            with contextlib.suppress(OSError):  # the node is killed
+                target.sendall(data)
+            if self.victim and re.search(rb"HPUB (chat\.room|\$KV\.chat\.name)\.", data):
+                return self.victim.signal(signal.SIGKILL)
+
+
+@pytest.mark.long
+def test_a_node_dies_while_somebody_goes_to_another_room(serve, nats):
+    """The room that she was in hears that she left, once."""
+    between = Between(nats)
+    first, second = serve(NODES, "--nats", between.url), serve(NODES, "--nats", nats.url)
+    bob, ana = second.enter("bob"), first.enter("ana")
+    bob.expect(b"* ana joined\n")
+    between.victim = first
+    ana.send(b"/join side\n")
+    first.wait()
+    bob.expect(b"* ana left\n")
+    assert wait_until(lambda: is_free(second, "ana"), every=0.2)
+    bob.expect(b"* ana joined\n* ana left\n")
+
+
+def test_addresses(run):
+    """An IPv6 host needs no brackets, unless a port follows after a colon."""
+    shown = {
+        ("::1", "1"): "[::1]:1",
+        ("[::1]:1",): "[::1]:1",
+        ("[::1]", "1"): "[::1]:1",
+        ("localhost", "1"): "localhost:1",
+        ("localhost:1",): "localhost:1",
+        ("127.0.0.1:2", "1"): "127.0.0.1:1",
+        ("fe80::1%nowhere",): "[fe80::1%nowhere]:9669",
+    }
+    clients = {words: run([sys.executable, "features/nodes/client.py", *words], cwd=ROOT) for words in shown}
+    for words, client in clients.items():
+        assert client.wait() == 1
+        assert client.log.startswith(f"client.py: cannot connect to {shown[words]}: "), words
