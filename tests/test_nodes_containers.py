@@ -261,21 +261,20 @@ def test_haproxy_in_front(serve, run, scratch):
 
     def come(secure=False):
         """Connect, and return the socket and what came; b"" and a closed socket if there was nothing."""
-        sock = socket.create_connection(("127.0.0.1", tls if secure else plain), timeout=60)
-        sock = context.wrap_socket(sock, server_hostname="127.0.0.1") if secure else sock
-        said = b""
+        sock, said = socket.socket(), b""
         with contextlib.suppress(OSError):
+            sock.settimeout(60)
+            sock.connect(("127.0.0.1", tls if secure else plain))
+            sock = context.wrap_socket(sock, server_hostname="127.0.0.1") if secure else sock
             said = sock.recv(100)
         if not said:
             sock.close()
         return sock, said
 
     def is_up():
-        with contextlib.suppress(OSError):
-            sock, said = come()
-            sock.close()
-            return bool(said)
-        return False
+        sock, said = come()
+        sock.close()
+        return bool(said)
 
     assert wait_until(is_up, every=0.2), balancer.log
     sock, said = come(secure=True)

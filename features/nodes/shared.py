@@ -125,7 +125,9 @@ class Shared:
                 await self.make_streams()
                 policy = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
                 await self.follow("KV_chat", f"{PEOPLE}>", self.changed, policy)
-                await self.reach(await self.renew())
+                while not (revision := await self.try_to_renew()):  # in a cluster a new stream has no leader yet
+                    await asyncio.sleep(RETRY_TIME)
+                await self.reach(revision)
         except TimeoutError:
             raise Unusable(self.reason(self.errors[-1] if self.errors else TimeoutError())) from None
         except (OSError, NatsError, ValueError) as error:
@@ -284,9 +286,9 @@ class Shared:
                     subject, stream=stream, cb=heard, config=policy, ordered_consumer=True, idle_heartbeat=PULSE
                 )
             except (NatsError, OSError) as error:
-                if not self.beating:
-                    raise
-                logging.info("cannot follow %s yet: %s", subject, self.reason(error))
+                self.errors[:] = [error]
+                if self.beating:  # nothing is logged before we listen
+                    logging.info("cannot follow %s yet: %s", subject, self.reason(error))
             await asyncio.sleep(RETRY_TIME)
 
     async def follow_room(self, room):
@@ -450,18 +452,19 @@ class Shared:
         """Return whether our own lease holds. If not, others may take us for dead, and our names may be theirs."""
         return self.loop.time() - self.pulses.get(self.node, 0) < LEASE
 
-    async def renew(self):
-        """Renew our lease, and return the revision."""
+    async def try_to_renew(self):
+        """Renew our lease, and return the revision, or None if NATS does not take it."""
         headers = {"Nats-TTL": f"{LEASE}s"}
-        ack = await self.jet.publish(f"{PEOPLE}node.{self.node}", timeout=ACK_TIME, headers=headers)
-        return ack.seq
+        try:
+            return (await self.jet.publish(f"{PEOPLE}node.{self.node}", timeout=ACK_TIME, headers=headers)).seq
+        except (NatsError, OSError) as error:
+            self.errors[:] = [error]
 
     async def beat(self):
         """Renew our lease from time to time."""
         while True:
-            with contextlib.suppress(NatsError, OSError, TimeoutError):
-                if self.nats.is_connected:
-                    await self.renew()
+            if self.nats.is_connected:
+                await self.try_to_renew()
             self.look()
             await asyncio.sleep(PULSE)
 
