@@ -36,13 +36,17 @@ LANGUAGES = {
     "": "text",
 }
 COPIED = {".svg", ".json", ".png"}
-FOLDERS = ["bench", "lessons", "tests", ".github/workflows"]  # besides those of the steps
+FOLDERS = ["bench", "course", "lessons", "tests", ".github/workflows"]  # besides those of the steps
 PAGES = [  # in the order of reading; the folders of the roads come after the first
     "README.md",
     "features/README.md",
     "proactor_based/PROACTOR.md",
     "bench/README.md",
     "bench/FIGURES.md",
+    "course/README.md",
+    "course/exercises/README.md",
+    *(f"course/exercises/{path.name}/README.md" for path in sorted((steps.ROOT / "course/exercises").glob("*_*"))),
+    "course/LECTURERS.md",
     "lessons/README.md",
     "GLOSSARY.md",
 ]
@@ -114,7 +118,7 @@ class Site:
                 for path in found
                 if Path(path).suffix in LANGUAGES.keys() - {"", ".html"} and "__pycache__" not in path
             ]
-        self.code += [path for path in ("pyproject.toml", "LICENSE", ".ci/run") if (root / path).is_file()]
+        self.code += [path for path in ("check.py", "pyproject.toml", "LICENSE", ".ci/run") if (root / path).is_file()]
         self.step_pages = {
             (pair.old, pair.new): f"steps/{step.name}/{Path(pair.name).stem}.html"
             for step in self.steps
@@ -226,6 +230,7 @@ class Site:
             ("Side roads", [*(f"{folder}/README.md" for folder in side), "proactor_based/PROACTOR.md"]),
             ("The growing road", ["features/README.md", *(f"{folder}/README.md" for folder in growing)]),
             ("Measured", ["bench/README.md", "bench/FIGURES.md"]),
+            ("Your own server", [path for path in self.pages if path.startswith("course/")]),
             ("Tools and words", ["lessons/README.md", "GLOSSARY.md"]),
         ]
         return [
@@ -476,10 +481,13 @@ def short(path):
         "bench/README.md": "how, and how much",
         "bench/FIGURES.md": "the figures",
         "lessons/README.md": "the lessons",
+        "course/README.md": "check.py",
+        "course/exercises/README.md": "exercises",
+        "course/LECTURERS.md": "for lecturers",
         "GLOSSARY.md": "glossary",
         "proactor_based/PROACTOR.md": "the proactor's library",
     }
-    return names.get(path) or posixpath.dirname(path).removeprefix("features/")
+    return names.get(path) or posixpath.dirname(path).removeprefix("features/").removeprefix("course/exercises/")
 
 
 def comparison(old, new):
