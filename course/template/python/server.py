@@ -9,7 +9,7 @@ import threading
 def serve(sock, name):
     """Attend to one client until it leaves."""
     print(f"{name} joined", file=sys.stderr, flush=True)
-    while data := sock.recv(4096):  # some bytes: not a line, and not a message
+    while sock.recv(4096):  # some bytes: not a line, and not a message
         pass  # TODO: make lines of them, and send each to all the others
     sock.close()
 
