@@ -37,19 +37,6 @@ LANGUAGES = {
 }
 COPIED = {".svg", ".json", ".png"}
 FOLDERS = ["bench", "course", "lessons", "tests", ".github/workflows"]  # besides those of the steps
-PAGES = [  # in the order of reading; the folders of the roads come after the first
-    "README.md",
-    "features/README.md",
-    "proactor_based/PROACTOR.md",
-    "bench/README.md",
-    "bench/FIGURES.md",
-    "course/README.md",
-    "course/exercises/README.md",
-    *(f"course/exercises/{path.name}/README.md" for path in sorted((steps.ROOT / "course/exercises").glob("*_*"))),
-    "course/LECTURERS.md",
-    "lessons/README.md",
-    "GLOSSARY.md",
-]
 EVENINGS = [
     ("The first evening: the sketches", "sketch.py"),
     ("The second evening: the servers of the main road", "server.py"),
@@ -107,7 +94,7 @@ class Site:
         self.steps = steps.steps(root)
         self.versions = steps.versions(root)
         folders = list(dict.fromkeys(folder for step in self.steps for folder in (step.old, step.new)))
-        self.pages = [*PAGES[:1], *(f"{at}/README.md" for at in folders), *PAGES[1:]]
+        self.pages = [*steps.PAGES[:1], *(f"{at}/README.md" for at in folders), *steps.PAGES[1:]]
         self.wrong += [f"{path}: the page is missing" for path in self.pages if not (root / path).is_file()]
         self.pages = [path for path in self.pages if (root / path).is_file()]
         self.code = [f"{at}/{name}" for at in folders for name in steps.files_of(root, at)]

@@ -17,6 +17,19 @@ SIDE_ROADS = [
 ]
 GROWING_ROAD = ["names", "commands", "limits", "history", "accounts", "tls", "web"]
 LEAVES_IT = [("features/history", "features/nodes")]
+PAGES = [  # in the order of reading; the folders of the roads come after the first
+    "README.md",
+    "features/README.md",
+    "proactor_based/PROACTOR.md",
+    "bench/README.md",
+    "bench/FIGURES.md",
+    "course/README.md",
+    "course/exercises/README.md",
+    *(f"course/exercises/{path.name}/README.md" for path in sorted((ROOT / "course/exercises").glob("*_*"))),
+    "course/LECTURERS.md",
+    "lessons/README.md",
+    "GLOSSARY.md",
+]
 FIRST = ["sketch.py", "server.py", "client.py"]  # the files that a lesson is about; the others are beside them
 
 

@@ -296,13 +296,14 @@ def small(scratch, run):
                 if (ROOT / folder / name).is_file():
                     (root / folder / name).write_text(CODE.format(folder=folder))
     pages = {f"{folder}/README.md" for step in steps.steps() for folder in (step.old, step.new)}
-    for page in {*pages, "README.md", "features/README.md", "bench/README.md", "lessons/README.md"}:
+    others = {page for page in steps.PAGES if page.endswith("README.md")}
+    for page in {*pages, *others}:
         up = "../" * page.count("/")
-        (root / page).parent.mkdir(exist_ok=True)
+        (root / page).parent.mkdir(parents=True, exist_ok=True)
         text = PAGE.format(title=page).replace("](GLOSSARY", f"]({up}GLOSSARY").replace("](README", f"]({up}README")
         (root / page).write_text(text)
     (root / "GLOSSARY.md").write_text("# Glossary\n\n## socket\n\nOne end.\n")
-    for page in "bench/FIGURES.md", "proactor_based/PROACTOR.md":
+    for page in {*steps.PAGES} - others - {"GLOSSARY.md"}:
         (root / page).write_text("# More\n")
     (root / steps.NOTES).mkdir()
     for step in steps.steps(root):
