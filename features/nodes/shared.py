@@ -158,7 +158,9 @@ class Shared:
         async def failed(error):  # also what our own coroutines raise that nats-py calls
             if not isinstance(error, (NatsError, OSError)):
                 logging.error("this should not happen", exc_info=error)
-            self.errors[:] = [error]
+            # At a reset the kernel throws away what came before it unread, as why we are refused: keep what we know.
+            if not (self.errors and isinstance(error, ConnectionResetError)):
+                self.errors[:] = [error]
 
         for url in self.urls:  # of what cannot be meant, nats-py would try to make something
             if not re.match(r"(nats|tls)://[^:]", url):
