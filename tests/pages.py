@@ -413,7 +413,8 @@ def missing(need):
         return "" if importlib.util.find_spec(name) else f"{name} cannot be imported"
     if need == "linux":
         return "" if sys.platform == "linux" else "this is not Linux"
-    if not shutil.which(need):
+    beside = os.path.dirname(sys.executable)  # where packages put programs: PATH of the page has that, too
+    if not shutil.which(need) and not shutil.which(need, path=beside):
         return f"{need} is not installed"
     if need == "nc":
         said = subprocess.run(["nc", "-h"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
