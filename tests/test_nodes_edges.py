@@ -70,7 +70,7 @@ def test_who_heard_nothing_yet_is_not_told_the_history_when_it_comes_back(serve,
     bob = second.enter("bob")
     bob.send(b"".join(b"%d\n" % count for count in range(50)))
     bob.send(b"/history 1\n")
-    bob.read_until(b"bob says: 49\n")
+    assert bob.read_line().endswith(b"bob says: 49\n")
     ana = client("ana", first, second)
     ana.await_log("bob says: 49$")
     before = ana.log

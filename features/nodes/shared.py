@@ -119,15 +119,8 @@ class Shared:
         self.loop = asyncio.get_running_loop()
         self.errors = []
         try:
-            async with asyncio.timeout(START_TIME):
-                await self.connect()
-            async with asyncio.timeout(AGREE_TIME):
-                await self.make_streams()
-                policy = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
-                await self.follow("KV_chat", f"{PEOPLE}>", self.changed, policy)
-                while not (revision := await self.try_to_renew()):  # in a cluster a new stream has no leader yet
-                    await asyncio.sleep(RETRY_TIME)
-                await self.reach(revision)
+            await within(START_TIME, self.connect())
+            await within(AGREE_TIME, self.look_around())
         except TimeoutError:
             raise Unusable(self.reason(self.errors[-1] if self.errors else TimeoutError())) from None
         except (OSError, NatsError, ValueError) as error:
@@ -135,6 +128,15 @@ class Shared:
         for person in self.people.values():
             self.pulses.setdefault(person.node, self.loop.time())  # unless it is alive, it will be found dead
         self.beating = asyncio.create_task(self.beat())
+
+    async def look_around(self):
+        """Make the streams unless they are there, and learn who is where."""
+        await self.make_streams()
+        policy = ConsumerConfig(deliver_policy=DeliverPolicy.LAST_PER_SUBJECT)
+        await self.follow("KV_chat", f"{PEOPLE}>", self.changed, policy)
+        while not (revision := await self.try_to_renew()):  # in a cluster a new stream has no leader yet
+            await asyncio.sleep(RETRY_TIME)
+        await self.reach(revision)
 
     def where(self):
         """Return where our NATS server is."""
@@ -483,6 +485,20 @@ class Shared:
     async def asked(self, message):
         """Tell one of our clients what somebody at another node whispers."""
         await message.respond(b"told" if self.whispered(*json.loads(message.data)) else b"")
+
+
+async def within(seconds, coroutine):
+    """Await a coroutine, and return what it does; TimeoutError after so many seconds.
+
+    asyncio.timeout() cancels once, and waits until that is done. Before Python 3.12 wait_for(), which nats-py uses,
+    can lose that if its own time is up in the same moment: nats-py goes on connecting, and timeout() waits for ever.
+    """
+    task = asyncio.create_task(coroutine)
+    await asyncio.wait([task], timeout=seconds)
+    if not task.done():
+        task.cancel()
+        raise TimeoutError
+    return task.result()
 
 
 def code(key):
