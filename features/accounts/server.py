@@ -127,7 +127,7 @@ class ChatServer:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
             except OSError as error:
-                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).

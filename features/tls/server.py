@@ -136,7 +136,7 @@ class ChatServer:
             try:
                 data = await self.read(client)
             except OSError as error:
-                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, reason_of(client, error))
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
@@ -657,6 +657,11 @@ def refuse(client, online, why):
     """Part with a newcomer that cannot come in. Without a handshake it cannot be told why."""
     logging.info("%s refused: %s, %d online", client, why, online)
     client.sock.close()
+
+
+def reason_of(client, error):
+    """Return why a client is dropped that cannot be read. An end without a number may be our own doing: see fail()."""
+    return (not error.errno and client.failure) or f"dropped: {error.strerror or error}".lower()
 
 
 def tls_context(cert, key):

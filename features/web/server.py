@@ -151,7 +151,7 @@ class ChatServer:
             while client.browser and not client.browser.is_open:
                 await self.read_browser(client)
         except OSError as error:
-            return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+            return self.drop(client, reason_of(client, error))
         if client.browser:
             self.ping(client)
         self.ask(client, "your name?\n")
@@ -159,7 +159,7 @@ class ChatServer:
             try:
                 data = await self.read(client)
             except OSError as error:
-                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, reason_of(client, error))
             self.receive(client, data)
             # While it waits here nobody reads from this client. So its own send will block in the end, and nothing is
             # lost: the window that TCP gives it is closed (RFC 9293, section 3.8.6).
@@ -748,6 +748,11 @@ def origins_of(web, args):
     hosts = [host, "localhost", "127.0.0.1", "[::1]", args.host]
     usual = port == {"http": "80", "https": "443"}[scheme]  # which is then left out
     return [f"{scheme}://{host}" if usual else f"{scheme}://{host}:{port}" for host in hosts] + args.origin
+
+
+def reason_of(client, error):
+    """Return why a client is dropped that cannot be read. An end without a number may be our own doing: see fail()."""
+    return (not error.errno and client.failure) or f"dropped: {error.strerror or error}".lower()
 
 
 def tls_context(cert, key):

@@ -91,7 +91,7 @@ class ChatServer:
             try:
                 data = await client.reader.read(MAX_MESSAGE)
             except OSError as error:
-                return self.drop(client, client.failure or f"dropped: {error.strerror or error}".lower())
+                return self.drop(client, f"dropped: {error.strerror or error}".lower())
             self.receive(client, data)
             if len(data) == MAX_MESSAGE:  # there may be more, and then read() would not wait for the others' turn
                 await asyncio.sleep(0)
