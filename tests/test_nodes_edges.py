@@ -135,24 +135,6 @@ def test_a_node_that_was_frozen_and_is_to_stop_says_nothing_by_lost_names(serve,
     listener.expect_nothing(1)
 
 
-@pytest.mark.long
-def test_who_was_too_slow_and_then_resets_is_called_too_slow(serve, nats):
-    """It had said more than it may, so that nobody reads from it when it is dropped."""
-    first, second = serve(NODES, "--lines", "0.2", "--nats", nats.url), serve(NODES, "--nats", nats.url)
-    flooder, listener = second.enter("flooder"), first.enter("listener")
-    stuck = first.visit(receive_buffer=4096)
-    stuck.send(b"stuck\n")
-    listener.read_until(b"* stuck joined\n")
-    stuck.send(b"\n" * 4)
-    for _ in range(20):  # the kernel's buffers hold four megabytes
-        flooder.send((b"x" * 4000 + b"\n") * 100)
-        listener.expect_lines(flooder, ["x" * 4000] * 100)
-    listener.send(b"/list\n")
-    listener.expect(b"* here: flooder, listener, stuck\n")
-    stuck.reset()
-    first.await_log("stuck@.* dropped: too slow, 1 online")
-
-
 class Between:
     """What lies between a node and NATS: it lets through one message about somebody, and kills the node."""
 
