@@ -403,7 +403,7 @@ def test_the_figures_in_the_pages_are_those_of_the_published_result():
 
 def test_what_a_step_costs_is_measured(bench, scratch):
     """All steps of the growing road talk with the load, and the tables of their pages are made of what came."""
-    for module in ("rich", "websockets"):
+    for module in ("matplotlib", "rich", "websockets"):
         pytest.importorskip(module, reason=f"needs {module}: pip install '.[bench]'")
     if not shutil.which("openssl"):
         pytest.skip("openssl is not installed")
