@@ -65,11 +65,14 @@ class ChatServer:
         """Let a newcomer in, or tell it that the room is full."""
         if self.running:
             self.proactor.accept(listener)
-        if isinstance(result, OSError):  # it is gone again, or something is lacking, in spite of what is kept back
+        try:
+            if isinstance(result, OSError):
+                raise result
+            sock, address = result
+            client = Client(sock, address)
+        except (OSError, MemoryError):  # it is gone again, or something is lacking, in spite of what is kept back
             time.sleep(0.01)  # the loop must not spin
             return
-        sock, address = result
-        client = Client(sock, address)
         self.proactor.register(sock, self.complete)
         try:
             check_spare(sock)

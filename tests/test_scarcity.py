@@ -97,6 +97,25 @@ def test_accept_fails_for_a_while(start, lack):
     stop(server)
 
 
+@pytest.mark.promise("limits")
+@OURS
+def test_memory_is_lacking_for_who_was_accepted(start, lack):
+    """Nobody else notices, and the very next one comes in when there is memory again."""
+    server = start(env=injected(poor=str(lack.path)))
+    if server.model.name == "io_uring":
+        pytest.skip("it does not accept with accept()")
+    alice, bob = server.join(2) if not server.model.echoes else [None] * 2
+    with lack("MemoryError"):
+        for _ in range(3):
+            server.connect().close()
+            if alice:
+                alice.send(b"nobody comes\n")
+                bob.expect_line(alice, "nobody comes")
+        server.check_idle(0.3)
+    check_newcomers(server)
+    stop(server)
+
+
 @pytest.mark.promise("stopping")
 @OURS
 def test_stopping_while_accept_fails(start, lack):

@@ -5,6 +5,7 @@ CHAT_INJECT (JSON) says what is to happen:
 
     {"fail": ["socket.socket.accept"], "while": "PATH"}   these fail while the file names an error: ENOBUFS
     {"fail": ["socket.socket.accept"], "errors": [...]}   they fail with these errors, once with each of them
+    {"poor": "PATH"}                                      while the file exists, memory is lacking for a client's name
     {"tell late": 0.5}                                    a send that fails says so only after so many seconds
     {"deny": {"accept4": "EPERM"}}                        the kernel itself fails these, for ever (seccomp)
     {"record": "PATH", "stop at": 2}                      what recv gives is written down; when a process calls it the
@@ -135,6 +136,24 @@ def record(plan):
     socket.socket.accept, socket.socket.recv = accept_it, recv_it
 
 
+def poor(plan):
+    import socket
+
+    class Address(tuple):
+        def __getitem__(self, place):
+            if os.path.exists(plan["poor"]):
+                raise MemoryError
+            return super().__getitem__(place)
+
+    accept = socket.socket.accept
+
+    def accept_it(self):
+        sock, address = accept(self)
+        return sock, Address(address)
+
+    socket.socket.accept = accept_it
+
+
 def stall(plan):
     import sqlite3
     import threading
@@ -191,7 +210,7 @@ def cheap(_):
 
 plan = json.loads(os.environ.get("CHAT_INJECT", "{}"))
 if "echo_operator" not in "".join(sys.orig_argv[1:2]):  # that one becomes the server, which then has its turn
-    for deed in cheap, fail, record, stall, spy:
+    for deed in cheap, fail, poor, record, stall, spy:
         if deed.__name__ in plan:
             deed(plan)
     if "tell late" in plan:
