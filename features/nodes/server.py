@@ -270,10 +270,11 @@ class ChatServer:
         except ValueError as error:
             return self.ask(client, f"error: {error}\nyour name?\n")
         client.name, client.key, client.revision, self.named[key] = name, key, revision, client
-        if self.limits.idle:
-            self.watch(client)
         await self.join(client, client.first)
         logging.info("%s joined, %d online", client, len(self.named))
+        client.heard = self.loop.time()  # NATS may have taken longer than --idle
+        if self.limits.idle:
+            self.watch(client)
 
     async def join(self, client, key):
         """Have the room hear that somebody comes. It is in as soon as that comes back: then it hears what follows."""
