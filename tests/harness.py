@@ -36,6 +36,7 @@ from promises import ROOT
 from tls import LINGER_RESET, TlsSocket
 
 DEADLINE = 60.0  # seconds for anything that must happen; conftest.py gives a student's server less
+AFTERWARDS = 1.0  # seconds that what should have come first may still come in, before a test fails
 NET_TCP = Path("/proc/net/tcp")
 NET_TCP6 = Path("/proc/net/tcp6")  # where connections over IPv4 are, too, of a socket that is for both (Java's are)
 LISTENING = re.compile(r"listening on (?:\[(.+)\]|(\S+)):(\d+)$")
@@ -128,9 +129,13 @@ def from_here(word):
 
 
 def environment(more=None):
-    """The environment of a program under test: ours and `more`, and output that is buffered as it usually is."""
+    """The environment of a program under test: ours and `more`, and output as a student's shell would see it.
+
+    That is buffered; and pytest, which some tests start, tells more where the variables of a build server are set.
+    """
     env = {**os.environ, **(more or {})}
-    env.pop("PYTHONUNBUFFERED", None)
+    for name in ("PYTHONUNBUFFERED", "CI", "BUILD_NUMBER"):
+        env.pop(name, None)
     return env
 
 
@@ -991,6 +996,7 @@ class Peer:
         while len(self.unread) < len(data) and data.startswith(self.unread) and self._receive(end):
             pass
         if not self.unread.startswith(data):
+            self.hears(data, time.monotonic() + AFTERWARDS)  # it may come later, and that is worth telling
             self.fail(f"{self.name} got something else", data)
         self._cut(len(data))
 

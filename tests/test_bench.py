@@ -408,25 +408,25 @@ def test_the_figures_in_the_pages_are_those_of_the_published_result():
 
 def test_what_a_step_costs_is_filled_in(scratch):
     """A table of all steps is made of a result, and is made anew when it is not of that."""
-    import road
+    import growing
 
-    result = json.loads(road.RESULT.read_text())
-    assert len(result["measurements"]) == result["rounds"] * len(road.SCENARIOS) * (len(road.COMPARED) + 2)
+    result = json.loads(growing.RESULT.read_text())
+    assert len(result["measurements"]) == result["rounds"] * len(growing.SCENARIOS) * (len(growing.COMPARED) + 2)
     page = scratch / "features" / "README.md"
     page.parent.mkdir()
     page.write_text("before\n<!-- road:all -->\nold\n<!-- /road -->\nafter\n")
-    assert road.fill(result, write=False, root=scratch) == ["features/README.md"]
+    assert growing.fill(result, write=False, root=scratch) == ["features/README.md"]
     assert "old" in page.read_text()
-    assert road.fill(result, write=True, root=scratch) == ["features/README.md"]
+    assert growing.fill(result, write=True, root=scratch) == ["features/README.md"]
     text = page.read_text()
     assert re.fullmatch(r"before\n<!-- road:all -->\n(\| .* \|\n)+<!-- /road -->\nafter\n", text)
-    for step in road.COMPARED:
+    for step in growing.COMPARED:
         assert re.search(rf"^\| `{step}` \|.*\|( \d+\.\d\d times \|){{4}}$", text, re.MULTILINE)
-    assert road.fill(result, write=False, root=scratch) == []
+    assert growing.fill(result, write=False, root=scratch) == []
 
 
 def test_the_figures_of_the_growing_road_are_those_of_its_result():
-    done = subprocess.run([sys.executable, str(BENCH / "road.py"), "--check"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, str(BENCH / "growing.py"), "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

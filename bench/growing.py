@@ -1,8 +1,8 @@
 """Measure the growing road: what a name, limits, history, TLS and a WebSocket cost, each beside the step before.
 
-    python bench/road.py                    all steps, in rounds (about 8 minutes); writes bench/results/road.json
-    python bench/road.py --publish          the figures of bench/results/road.json into the pages
-    python bench/road.py --check            changes nothing; status 1 if a page has not those figures
+    python bench/growing.py                    all steps, in rounds (about 8 minutes); writes bench/results/growing.json
+    python bench/growing.py --publish          the figures of bench/results/growing.json into the pages
+    python bench/growing.py --check            changes nothing; status 1 if a page has not those figures
 
 In each round a step is measured beside the step that it is compared with. TLS and WebSocket need a load in Python (see
 load.py), which is slower than these servers: there the servers are compared by the CPU that they need for a line.
@@ -23,7 +23,7 @@ from output import Arguments, Screen, between, save
 from scenarios import BY_NAME
 from servers import ROOT, Server, machine, raise_descriptor_limit
 
-RESULT = BENCH / "results" / "road.json"
+RESULT = BENCH / "results" / "growing.json"
 SCENARIOS = ["few", "all-talk", "steady"]
 NO_LIMITS = ["--lines", "0", "--bytes", "0", "--connections", "0", "--idle", "0"]
 MARK = re.compile(r"(<!-- road:(\w+) -->\n).*?(<!-- /road -->)", re.DOTALL)
@@ -72,7 +72,7 @@ def make_certificate(folder):
     try:
         subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"bench/road.py: no certificate: {error}")
+        sys.exit(f"bench/growing.py: no certificate: {error}")
 
 
 def measure_all(options):
@@ -92,7 +92,7 @@ def measure_all(options):
                     print(f"round {number + 1} {scenario} {name}", flush=True)
                     measured = measure(server, BY_NAME[scenario], options.seconds, cores)
                     if not measured.get("faultless"):
-                        sys.exit(f"bench/road.py: {name} in {scenario}: {measured}")
+                        sys.exit(f"bench/growing.py: {name} in {scenario}: {measured}")
                     kept = {key: measured.get(key) for key in ("lines_per_second", "cpu_us_per_line", "latency_us")}
                     kept["loop_us_per_line"] = measured["first_thread_seconds"] / measured["delivered"] * 1e6
                     measurements.append({"round": number, "scenario": scenario, "server": name, **kept})
@@ -159,7 +159,7 @@ def fill(result, write, root=ROOT):
 
 
 def main():
-    Screen("road.py")
+    Screen("growing.py")
     parser = Arguments(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=between(1, 1000), default=5)
     parser.add_argument("--seconds", type=between(0.01, 600, float), default=0.5, help="length of each measurement")
