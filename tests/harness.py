@@ -139,6 +139,14 @@ def environment(more=None):
     return env
 
 
+def lives(process):
+    """Whether it has not ended yet; who has, and is not waited for, is still listed."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def descendants(pid):
     """The pids of a process' children and of theirs, by what Linux lists for each thread (proc(5)); elsewhere none."""
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -394,9 +402,9 @@ class Process:
             os.killpg(self.pid, 0)  # to find out that all have gone is quick; to find those that are there is not
             for pid in psutil.pids():
                 with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
-                    if os.getpgid(pid) == self.pid and (process := psutil.Process(pid)).status() != psutil.STATUS_ZOMBIE:
-                        found.append(process)
-        return found
+                    if os.getpgid(pid) == self.pid:
+                        found.append(psutil.Process(pid))
+        return [process for process in found if lives(process)]
 
     def _sum(self, measure):
         total = 0
