@@ -139,14 +139,6 @@ def environment(more=None):
     return env
 
 
-def lives(process):
-    """Whether it has not ended yet; who has, and is not waited for, is still listed."""
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
 def descendants(pid):
     """The pids of a process' children and of theirs, by what Linux lists for each thread (proc(5)); elsewhere none."""
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -404,7 +396,7 @@ class Process:
                 with contextlib.suppress(ProcessLookupError, PermissionError, psutil.Error):
                     if os.getpgid(pid) == self.pid:
                         found.append(psutil.Process(pid))
-        return [process for process in found if lives(process)]
+        return [process for process in found if is_alive(process)]
 
     def _sum(self, measure):
         total = 0
