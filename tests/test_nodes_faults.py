@@ -250,8 +250,9 @@ def test_who_floods_is_held_back_at_the_socket(serve, nats):
 
 
 @pytest.mark.long
-def test_a_client_goes_on_at_another_node(serve, nats, run):
-    """Its node is killed. It is at another one within three seconds, in its room and soon by its name, with no gap."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_client_goes_on_at_another_node(serve, nats, run, how):
+    """Its own is gone. It is at another one within three seconds, in its room and soon by its name, with no gap."""
     first, second = start(serve, nats, 2)
     bob = second.enter("bob")
     bob.send(b"/join kitchen\n")
@@ -265,7 +266,7 @@ def test_a_client_goes_on_at_another_node(serve, nats, run):
     speaking = threading.Thread(target=speak_slowly, args=([bob], 0, 300))
     speaking.start()
     client.await_log("^bob says: 50 x")
-    first.signal(signal.SIGKILL)
+    first.signal(how)
     watch = Stopwatch(client)
     client.await_log(rf"client.py: 127.0.0.1:{first.port} is gone; going on at 127.0.0.1:{second.port}$")
     watch.lap()
@@ -275,6 +276,9 @@ def test_a_client_goes_on_at_another_node(serve, nats, run):
     client.popen.stdin.flush()
     bob.expect(b"* ana left\n* ana joined\nana says: back again\n")
     client.await_log("^bob says: 299 x")
+    if how == signal.SIGSTOP:
+        first.signal(signal.SIGCONT)
+        first.await_log(r"(left|dropped: name lost), 0 online$")
     heard = re.findall(r"^bob says: (\d+) x$", client.log, re.MULTILINE)
     assert heard == list(map(str, range(300)))
     lines = client.log.splitlines()
