@@ -222,6 +222,28 @@ def test_the_image_for_any_folder(lab, folder):
     assert process.log.endswith(" bye\n")
 
 
+def test_the_client_of_docker_takes_the_file():
+    """`docker compose config` needs no engine. What it makes of the file is what test_compose starts."""
+    for client in ["docker-compose"], ["docker", "compose"]:
+        with contextlib.suppress(OSError):
+            if not subprocess.run([*client, "version"], capture_output=True).returncode:
+                break
+    else:
+        pytest.skip("no docker compose")
+    done = subprocess.run([*client, "config", "--format", "json"], cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode and not done.stderr, done.stderr
+    made = json.loads(done.stdout)["services"]
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        for word in "entrypoint", "command", "read_only", "cap_drop":
+            assert made[name].get(word) == service.get(word), f"{name}: {word}"
+        if "healthcheck" in service:
+            assert made[name]["healthcheck"]["test"] == service["healthcheck"]["test"]
+    # One image, made once: several builds with one name may run at the same time, and then all but one may fail.
+    assert [name for name, service in made.items() if "build" in service] == ["nats1"]
+    assert {service["image"] for name, service in made.items() if name != "balancer"} == {"chat"}
+
+
 def test_hadolint_finds_nothing():
     program = shutil.which("hadolint", path=f"{sys.prefix}/bin") or shutil.which("hadolint")
     if not program:
