@@ -78,14 +78,15 @@ def lab(run, scratch):
         ["unshare", "--net", "ip", "link", "add", "br0", "type", "bridge"], capture_output=True
     ).returncode:
         pytest.skip("no bridge can be had here")
-    return Lab(run, scratch)
+    with contextlib.ExitStack() as stack:
+        yield Lab(run, scratch, stack)
 
 
 class Lab:
     """Containers and the network between them."""
 
-    def __init__(self, run, scratch):
-        self.run, self.scratch, self.containers = run, scratch, {}
+    def __init__(self, run, scratch, stack):
+        self.run, self.scratch, self.stack, self.containers = run, scratch, stack, {}
         switch = "ip link add br0 type bridge; ip link set br0 up; ip addr add 10.0.0.1/24 dev br0; echo on; sleep 9999"
         self.router = run(["unshare", "--net", "sh", "-euc", switch])
         self.router.await_log("on")
@@ -110,6 +111,8 @@ class Lab:
         process = self.run(list(map(str, unshare + fill)))
         (child,) = wait_until(lambda: psutil.Process(process.pid).children())
         process.inner = child.pid
+        # The network goes with its last process, and the end of its connections may still be on the way then.
+        self.stack.callback(os.close, os.open(f"/proc/{child.pid}/ns/net", os.O_RDONLY))
         address = self.addresses[name]
         number = address.rpartition(".")[2]
         ip(

@@ -403,17 +403,18 @@ class ChatServer:
         """Take another name."""
         name, key = self.check_name(name)
         notice, room = f"* {client.name} is now {name}\n", client.room.name
-        if key == client.key:
-            client.revision = await self.shared.move(key, name, room, client.revision, notice)
+        old, revision = client.key, client.revision
+        if key == old:
+            client.revision = await self.shared.move(key, name, room, revision, notice)
         else:
-            old, revision = client.key, client.revision
             client.revision = await self.shared.claim(key, name, room, notice, revision)
             self.forget(client)  # unless it was dropped meanwhile, or has lost that name
             client.key, self.named[key] = key, client
-            await self.shared.release(old, revision)
         logging.info("%s is now %s, %d online", client, name, len(self.named))
         client.name = name
         await self.shared.say(room, notice, f"came-{client.revision}")  # all hear it
+        if key != old:  # not before: somebody else could come by that name
+            await self.shared.release(old, revision)
 
     async def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
