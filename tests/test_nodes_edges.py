@@ -221,6 +221,17 @@ def test_a_node_is_frozen_while_somebody_comes_in(serve, nats):
     bob.expect(b"* eva joined\neva says: here I am\n")
 
 
+def test_a_name_is_given_back_after_all_have_heard_of_it(serve, nats):
+    """Of /nick. Or somebody else could come by a name that is still there for all who listen."""
+    between = Between(nats, "$KV.chat.name.ana-", signal.SIGSTOP)
+    first, second = serve(NODES, "--nats", between.url), serve(NODES, "--nats", nats.url)
+    ana, bob = first.enter("ana"), second.enter("bob")
+    between.victim = first
+    ana.send(b"/nick anna\n")
+    assert wait_until(lambda: is_free(second, "ana"), every=0.1)
+    bob.expect(b"* ana is now anna\n* ana joined\n* ana left\n")
+
+
 def test_who_waits_at_the_door_for_nats_is_not_idle(serve, nats):
     """It is let in after a time in which others who were silent are dropped, and what it has said is done."""
     server = serve(NODES, "--nats", nats.url, "--idle", "0.05")

@@ -1,15 +1,18 @@
 """nodes/ when something is at fault. What people say is numbered: nothing is lost or doubled."""
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import psutil
 import pytest
 from cluster import NODES, Nats, Trio, compare, number, skip_without_nats, spoken
-from harness import Stopwatch, converse
+from harness import Stopwatch, converse, wait_until
 from promises import ROOT
 
 skip_without_nats()
@@ -201,6 +204,39 @@ def test_the_stream_is_full(serve, nats):
         assert told and told == ["* what you say waits: the stream is full\n", AGAIN] * (len(told) // 2), told
     assert server.memory() - before[0] < 10 * MIB
     assert nats.process.memory() - before[1] < 50 * MIB
+
+
+@pytest.mark.long
+def test_the_disk_of_nats_is_full(serve, run, scratch):
+    """It takes nothing more, until there is room and it was started anew. Nothing is lost, and nothing comes twice."""
+    disk = scratch / "disk"
+    disk.mkdir()
+    mount = 'mount --make-rprivate / && mount -t tmpfs -o size=110m disk "$0" && '
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", "--mount", "sh", "-c", f"{mount} true", disk], capture_output=True).returncode
+    ):
+        pytest.skip("to mount a small disk it takes root on Linux")
+    # The disk is there for NATS alone, and until this shell ends.
+    nats = Nats(run, disk / "nats", before=["unshare", "--mount", "sh", "-c", f'{mount} "$@"; "$@"', disk])
+    first, second = start(serve, nats, 2, "--size", "8")
+    listener, ana, bob = first.enter("listener"), first.enter("ana"), second.enter("bob")
+    number(ana, 0, 50)
+    number(bob, 0, 50)
+    bob.send(b"/list\n")
+    bob.read_until(b"* here: ana, bob, listener\n")  # all that it said has come back
+    with open(f"/proc/{nats.process.pid}/root{disk}/rest", "wb", buffering=0) as rest, pytest.raises(OSError):
+        while True:
+            rest.write(bytes(1 << 12))
+    number(ana, 50, 100, "x" * 500)
+    number(bob, 50, 100, "x" * 500)
+    nats.process.await_log("no space left on device")
+    waits = re.compile(r"^.* what you say waits: ", re.MULTILINE)
+    assert wait_until(lambda: all(waits.search(node.log) for node in (first, second)))
+    os.unlink(f"/proc/{nats.process.pid}/root{disk}/rest")
+    (server,) = psutil.Process(nats.process.pid).children()
+    server.terminate()
+    compare(listener, [ana, bob], 100, until=AGAIN)
 
 
 def test_a_slow_node_holds_nobody_up(serve, nats):
