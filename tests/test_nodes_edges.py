@@ -1,12 +1,14 @@
 """nodes/ where two things happen at once: a stop after a freeze, a drop while NATS is away, a death within /join."""
 
 import contextlib
+import dataclasses
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from cluster import NODES, Nats, skip_without_nats
@@ -133,6 +135,35 @@ def test_a_node_that_was_frozen_and_is_to_stop_says_nothing_by_lost_names(serve,
         first.signal(signal.SIGTERM)
     assert first.wait() == 0
     listener.expect_nothing(1)
+
+
+SLEEPER = """
+import os, runpy, sys, time
+slept, now = sys.argv.pop(1), time.monotonic
+time.monotonic = lambda: now() - (float(open(slept).read()) if os.path.exists(slept) else 0)
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+@pytest.mark.long
+def test_a_machine_that_slept(serve, nats, scratch):
+    """The clock that Python's loop has does not count that, on Linux and macOS. A lease ends all the same."""
+    words = [sys.executable, "-c", SLEEPER, scratch / "slept", *NODES.command[1:]]
+    first = serve(dataclasses.replace(NODES, command=tuple(map(str, words))), "--nats", nats.url)
+    second = serve(NODES, "--nats", nats.url)
+    ana, listener = first.enter("ana"), second.enter("listener")
+    ana.expect(b"* listener joined\n")
+    with first.frozen():
+        then = time.monotonic()
+        ana.send(b"from the past\n")
+        listener.read_until(b"* ana left\n")
+        thief = second.enter("ana")
+        listener.read_until(b"* ana joined\n")
+        (scratch / "new").write_text(str(time.monotonic() - then))
+        (scratch / "new").rename(scratch / "slept")
+    assert ana.read_to_end().endswith(b"error: this server was away, and ana is taken now\n")
+    thief.send(b"now\n")
+    listener.expect(b"ana says: now\n")
 
 
 class Between:

@@ -111,7 +111,7 @@ class Shared:
         self.time = None  # when that was, by NATS's clock
         self.tasks = set()  # those that bury the dead
         self.waiting = []  # a heap of revisions that are awaited, with a future for each
-        self.pulses = {}  # node: when we saw its lease renewed, in the loop's time
+        self.pulses = {}  # node: when we saw its lease renewed
         self.beating = None  # the task that renews our lease
         self.failing = {}  # message id: why it was not taken so far
         self.trouble = ""  # what the clients were told about NATS, or ""
@@ -131,7 +131,7 @@ class Shared:
         except (OSError, NatsError, ValueError) as error:
             raise Unusable(self.reason(error)) from None
         for person in self.people.values():
-            self.pulses.setdefault(person.node, self.loop.time())  # unless it is alive, it will be found dead
+            self.pulses.setdefault(person.node, clock())  # unless it is alive, it will be found dead
         self.beating = asyncio.create_task(self.beat())
 
     async def look_around(self):
@@ -269,7 +269,7 @@ class Shared:
 
     def look(self):
         """Have the clients told, once, that NATS is in trouble; and once more when it has not been so for a while."""
-        now = self.loop.time()
+        now = clock()
         silent = now - self.pulses.get(self.node, now) > LEASE / 2
         trouble = next(iter(self.failing.values()), "NATS does not answer" if silent else "")
         if trouble:
@@ -446,7 +446,7 @@ class Shared:
 
         Those who did not see their own for a while saw nobody's: then all have time again.
         """
-        now = self.loop.time()
+        now = clock()
         if node == self.node:
             if now - self.pulses.get(node, now) > LEASE / 2:
                 self.pulses = dict.fromkeys(self.pulses, now)
@@ -482,7 +482,7 @@ class Shared:
 
     def holds(self):
         """Return whether our own lease holds. If not, others may take us for dead, and our names may be theirs."""
-        return self.loop.time() - self.pulses.get(self.node, 0) < LEASE
+        return clock() - self.pulses.get(self.node, 0) < LEASE
 
     async def try_to_renew(self):
         """Renew our lease, and return the revision, or None if NATS does not take it."""
@@ -513,6 +513,14 @@ class Shared:
     async def asked(self, message):
         """Tell one of our clients what somebody at another node whispers."""
         await message.respond(b"told" if self.whispered(*json.loads(message.data)) else b"")
+
+
+def clock():
+    """Return the time in seconds, by a clock that goes on while the machine sleeps: leases do not wait for us.
+
+    The loop's own clock stands still meanwhile, on Linux and on macOS. macOS has no BOOTTIME; its MONOTONIC is like it.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 async def within(seconds, coroutine):
