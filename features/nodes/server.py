@@ -5,6 +5,9 @@
 
 A node publishes what its clients say, and tells them only what comes back from the stream: so all hear all, once, in
 one order. In between the client that spoke is not read from. How that is kept, and who has which name: see shared.py.
+
+    the way of a line:       attend, receive, work, handle, speak, say; then NATS; then hear, broadcast, send
+    the way of a newcomer:   accept, attend to handle, enter, admit, join, say; then NATS; then hear, arrive
 """
 
 import argparse

@@ -57,7 +57,7 @@ CONFLICT = 10071, 10164  # wrong last sequence: somebody else has written since
 OTHERS = 10058  # the stream is there, with other settings
 
 Line = collections.namedtuple("Line", "number time text")  # a message of the stream: mostly one line
-# Who has a name: notice is what its room is told of that, before the revision of the name that it had until then, or 0.
+# Who has a name. notice: the line that tells the room of it; before: the revision of the name before /nick, or 0.
 Person = collections.namedtuple("Person", "name room node notice before revision time")
 
 
