@@ -300,6 +300,10 @@ def test_a_client_goes_on_at_another_node(serve, nats, run, how):
     speaking = threading.Thread(target=speak_slowly, args=([bob], 0, 300))
     speaking.start()
     client.await_log("^bob says: 50 x")
+    with client.frozen():  # Ctrl-Z, for longer than a node may be silent
+        time.sleep(3)
+    client.await_log("^bob says: 100 x")
+    assert "going on" not in client.log
     first.signal(how)
     watch = Stopwatch(client)
     client.await_log(rf"client.py: 127.0.0.1:{first.port} is gone; going on at 127.0.0.1:{second.port}$")
