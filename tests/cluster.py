@@ -35,8 +35,9 @@ def skip_without_nats():
 class Nats:
     """A NATS server with JetStream, on the same port and in the same folder however often it is started."""
 
-    def __init__(self, run, folder, *args, js=True):
-        self.run, self.port, self.args = run, free_port(), args
+    def __init__(self, run, folder, *args, js=True, before=()):
+        """`before`: the words of a program that is to start it."""
+        self.run, self.port, self.args, self.before = run, free_port(), args, before
         self.store = ["-js", "-sd", folder] if js else []
         self.url = f"nats://127.0.0.1:{self.port}"
         self.process = None
@@ -44,7 +45,7 @@ class Nats:
 
     def start(self, ready=True):
         """Start it, and wait until it takes connections."""
-        words = [PROGRAM, "-a", "127.0.0.1", "-p", self.port, *self.store, *self.args]
+        words = [*self.before, PROGRAM, "-a", "127.0.0.1", "-p", self.port, *self.store, *self.args]
         self.process = self.run(list(map(str, words)))
         if ready:
             self.process.await_log("Server is ready")

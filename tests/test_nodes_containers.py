@@ -74,18 +74,18 @@ def lab(run, scratch):
     needed = ["unshare", "nsenter", "setpriv", "ip", "chroot"]
     if os.name != "posix" or os.geteuid() or not all(map(shutil.which, needed)):
         pytest.skip("for namespaces it takes root on Linux")
-    if subprocess.run(
-        ["unshare", "--net", "ip", "link", "add", "br0", "type", "bridge"], capture_output=True
-    ).returncode:
-        pytest.skip("no bridge can be had here")
-    return Lab(run, scratch)
+    trial = "mount --make-rprivate / && ip link add br0 type bridge"  # in a chroot / is no mount
+    if subprocess.run(["unshare", "--net", "--mount", "sh", "-c", trial], capture_output=True).returncode:
+        pytest.skip("no mount or no bridge can be had here")
+    with contextlib.ExitStack() as stack:
+        yield Lab(run, scratch, stack)
 
 
 class Lab:
     """Containers and the network between them."""
 
-    def __init__(self, run, scratch):
-        self.run, self.scratch, self.containers = run, scratch, {}
+    def __init__(self, run, scratch, stack):
+        self.run, self.scratch, self.stack, self.containers = run, scratch, stack, {}
         switch = "ip link add br0 type bridge; ip link set br0 up; ip addr add 10.0.0.1/24 dev br0; echo on; sleep 9999"
         self.router = run(["unshare", "--net", "sh", "-euc", switch])
         self.router.await_log("on")
@@ -110,6 +110,8 @@ class Lab:
         process = self.run(list(map(str, unshare + fill)))
         (child,) = wait_until(lambda: psutil.Process(process.pid).children())
         process.inner = child.pid
+        # The network goes with its last process, and the end of its connections may still be on the way then.
+        self.stack.callback(os.close, os.open(f"/proc/{child.pid}/ns/net", os.O_RDONLY))
         address = self.addresses[name]
         number = address.rpartition(".")[2]
         ip(
@@ -220,6 +222,28 @@ def test_the_image_for_any_folder(lab, folder):
     os.kill(process.inner, signal.SIGTERM)
     assert process.wait() == 0
     assert process.log.endswith(" bye\n")
+
+
+def test_the_client_of_docker_takes_the_file():
+    """`docker compose config` needs no engine. What it makes of the file is what test_compose starts."""
+    for client in ["docker-compose"], ["docker", "compose"]:
+        with contextlib.suppress(OSError):
+            if not subprocess.run([*client, "version"], capture_output=True).returncode:
+                break
+    else:
+        pytest.skip("no docker compose")
+    done = subprocess.run([*client, "config", "--format", "json"], cwd=ROOT, capture_output=True, text=True)
+    assert not done.returncode and not done.stderr, done.stderr
+    made = json.loads(done.stdout)["services"]
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    for name, service in services.items():
+        for word in "entrypoint", "command", "read_only", "cap_drop":
+            assert made[name].get(word) == service.get(word), f"{name}: {word}"
+        if "healthcheck" in service:
+            assert made[name]["healthcheck"]["test"] == service["healthcheck"]["test"]
+    # One image, made once: several builds with one name may run at the same time, and then all but one may fail.
+    assert [name for name, service in made.items() if "build" in service] == ["nats1"]
+    assert {service["image"] for name, service in made.items() if name != "balancer"} == {"chat"}
 
 
 def test_hadolint_finds_nothing():

@@ -1,12 +1,14 @@
 """nodes/ where two things happen at once: a stop after a freeze, a drop while NATS is away, a death within /join."""
 
 import contextlib
+import dataclasses
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from cluster import NODES, Nats, skip_without_nats
@@ -135,13 +137,42 @@ def test_a_node_that_was_frozen_and_is_to_stop_says_nothing_by_lost_names(serve,
     listener.expect_nothing(1)
 
 
-class Between:
-    """What lies between a node and NATS: it lets through one message about somebody, and kills the node."""
+SLEEPER = """
+import os, runpy, sys, time
+slept, now = sys.argv.pop(1), time.monotonic
+time.monotonic = lambda: now() - (float(open(slept).read()) if os.path.exists(slept) else 0)
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
 
-    def __init__(self, nats):
+
+@pytest.mark.long
+def test_a_machine_that_slept(serve, nats, scratch):
+    """The clock that Python's loop has does not count that, on Linux and macOS. A lease ends all the same."""
+    words = [sys.executable, "-c", SLEEPER, scratch / "slept", *NODES.command[1:]]
+    first = serve(dataclasses.replace(NODES, command=tuple(map(str, words))), "--nats", nats.url)
+    second = serve(NODES, "--nats", nats.url)
+    ana, listener = first.enter("ana"), second.enter("listener")
+    ana.expect(b"* listener joined\n")
+    with first.frozen():
+        then = time.monotonic()
+        ana.send(b"from the past\n")
+        listener.read_until(b"* ana left\n")
+        thief = second.enter("ana")
+        listener.read_until(b"* ana joined\n")
+        (scratch / "new").write_text(str(time.monotonic() - then))
+        (scratch / "new").rename(scratch / "slept")
+    assert ana.read_to_end().endswith(b"error: this server was away, and ana is taken now\n")
+    thief.send(b"now\n")
+    listener.expect(b"ana says: now\n")
+
+
+class Between:
+    """What lies between a node and NATS. It lets through one message that begins so, and sends the node a signal."""
+
+    def __init__(self, nats, last, number=signal.SIGKILL):
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"nats://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.nats, self.victim = nats, None
+        self.nats, self.last, self.number, self.victim = nats, last.encode(), number, None
         threading.Thread(target=self.run, daemon=True).start()
 
     def run(self):
@@ -154,26 +185,96 @@ class Between:
             back.join()
 
     def carry(self, source, target):
-        while data := source.recv(1 << 16):
-            with contextlib.suppress(OSError):  # the node is killed
-                target.sendall(data)
-            if self.victim and re.search(rb"HPUB (chat\.room|\$KV\.chat\.name)\.", data):
-                return self.victim.signal(signal.SIGKILL)
+        with contextlib.suppress(ConnectionResetError):  # the node is killed
+            while data := source.recv(1 << 16):
+                with contextlib.suppress(OSError):
+                    target.sendall(data)
+                if self.victim and b"HPUB " + self.last in data:
+                    self.victim.signal(self.number)
+                    if self.number == signal.SIGKILL:
+                        return
+                    self.victim = None
+
+
+DEATHS = {  # after which message a node dies: what somebody wants of it then, and what the two rooms hear of that
+    "chat.room.lobby": ("ana", "/join side", ["* ana left"], []),
+    "$KV.chat.name.bob-": ("bob", "/join side", ["* bob left"], ["* bob joined", "* bob left"]),
+    "chat.room.side": ("carla", "/join side", ["* carla left"], ["* carla joined", "* carla left"]),
+    "$KV.chat.name.dodo-": ("dora", "/nick dodo", ["* dora is now dodo", "* dodo left"], []),
+    "$KV.chat.name.eva-": ("eva", "/nick eve", ["* eva is now eve", "* eve left"], []),
+    "$KV.chat.name.flo-": ("", "flo", ["* flo joined", "* flo left"], []),
+}
 
 
 @pytest.mark.long
-def test_a_node_dies_while_somebody_goes_to_another_room(serve, nats):
-    """The room that she was in hears that she left, once."""
-    between = Between(nats)
+def test_a_node_dies_in_the_middle_of_something(serve, nats):
+    """What it had begun the others end. So nobody hears of a leaving who has not heard of the coming."""
+    well = serve(NODES, "--nats", nats.url)
+    listeners = well.enter("lobbyist"), well.enter("sidler")
+    listeners[1].send(b"/join side\n")
+    listeners[1].read_until(b"in side; nobody else is here\n")
+    heard = ([], [])
+    for last, (name, words, *_) in DEATHS.items():
+        between = Between(nats, last)
+        victim = serve(NODES, "--nats", between.url)
+        peer = victim.enter(name) if name else victim.visit()
+        between.victim = victim
+        peer.send(f"{words}\n".encode())
+        victim.wait()
+    for peer, lines, which in zip(listeners, heard, (2, 3), strict=True):
+        wanted = [line for death in DEATHS.values() for line in death[which]]
+        while not set(wanted) <= set(lines):
+            lines.append(peer.read_line().decode().strip())
+        for name, words, *rest in DEATHS.values():
+            about = rf"\* ({name or words}|{words.split()[-1]}) "
+            lines_about = [line for line in lines if re.match(about, line)]
+            entered = [f"* {name} joined"] if name and which == 2 else []
+            assert lines_about == entered + rest[which - 2]
+    names = [name or words for name, words, *_ in DEATHS.values()]
+    for name in [*names, "dodo", "eve"]:
+        assert wait_until(lambda name=name: is_free(well, name), every=0.2), name
+    listeners[1].expect_nothing(0.1)
+
+
+@pytest.mark.long
+def test_a_node_is_frozen_while_somebody_comes_in(serve, nats):
+    """It is taken for dead, and its name for free, before it knows that it has it."""
+    between = Between(nats, "$KV.chat.name.eva-", signal.SIGSTOP)
     first, second = serve(NODES, "--nats", between.url), serve(NODES, "--nats", nats.url)
-    bob, ana = second.enter("bob"), first.enter("ana")
-    bob.expect(b"* ana joined\n")
+    bob, eva = second.enter("bob"), first.visit()
     between.victim = first
-    ana.send(b"/join side\n")
-    first.wait()
-    bob.expect(b"* ana left\n")
-    assert wait_until(lambda: is_free(second, "ana"), every=0.2)
-    bob.expect(b"* ana joined\n* ana left\n")
+    eva.send(b"eva\n")
+    bob.expect(b"* eva joined\n* eva left\n")
+    again = second.enter("eva")
+    first.signal(signal.SIGCONT)
+    eva.expect(b"your name?\nerror: eva is taken\nyour name?\n")
+    again.send(b"here I am\n")
+    bob.expect(b"* eva joined\neva says: here I am\n")
+
+
+def test_a_name_is_given_back_after_all_have_heard_of_it(serve, nats):
+    """Of /nick. Or somebody else could come by a name that is still there for all who listen."""
+    between = Between(nats, "$KV.chat.name.ana-", signal.SIGSTOP)
+    first, second = serve(NODES, "--nats", between.url), serve(NODES, "--nats", nats.url)
+    ana, bob = first.enter("ana"), second.enter("bob")
+    between.victim = first
+    ana.send(b"/nick anna\n")
+    assert wait_until(lambda: is_free(second, "ana"), every=0.1)
+    bob.expect(b"* ana is now anna\n* ana joined\n* ana left\n")
+
+
+def test_who_waits_at_the_door_for_nats_is_not_idle(serve, nats):
+    """It is let in after a time in which others who were silent are dropped, and what it has said is done."""
+    server = serve(NODES, "--nats", nats.url, "--idle", "0.05")
+    ana, bob = server.enter("ana"), server.visit()
+    with nats.process.frozen():
+        bob.send(b"bob\n/list\n")
+        bob.await_taken()
+        ana.send(b"/list\n")
+        ana.expect(b"* here: ana\n")
+        server.await_log("ana@.* dropped: idle")
+    bob.expect(b"your name?\n* you are bob; ")
+    bob.read_until(b"* here: bob\n")
 
 
 def test_addresses(run):

@@ -1,15 +1,18 @@
 """nodes/ when something is at fault. What people say is numbered: nothing is lost or doubled."""
 
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 
+import psutil
 import pytest
 from cluster import NODES, Nats, Trio, compare, number, skip_without_nats, spoken
-from harness import Stopwatch, converse
+from harness import Stopwatch, converse, wait_until
 from promises import ROOT
 
 skip_without_nats()
@@ -203,6 +206,37 @@ def test_the_stream_is_full(serve, nats):
     assert nats.process.memory() - before[1] < 50 * MIB
 
 
+@pytest.mark.long
+def test_the_disk_of_nats_is_full(serve, run, scratch):
+    """It takes nothing more, until there is room and it was started anew. Nothing is lost, and nothing comes twice."""
+    disk = scratch / "disk"
+    disk.mkdir()
+    mount = 'mount --make-rprivate / && mount -t tmpfs -o size=110m disk "$0" && '
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(["unshare", "--mount", "sh", "-c", f"{mount} true", disk], capture_output=True).returncode
+    ):
+        pytest.skip("to mount a small disk it takes root on Linux")
+    # The disk is there for NATS alone, and until this shell ends.
+    nats = Nats(run, disk / "nats", before=["unshare", "--mount", "sh", "-c", f'{mount} "$@"; "$@"', disk])
+    first, second = start(serve, nats, 2, "--size", "8")
+    listener, ana, bob = first.enter("listener"), first.enter("ana"), second.enter("bob")
+    number(ana, 0, 50)
+    number(bob, 0, 50)
+    with open(f"/proc/{nats.process.pid}/root{disk}/rest", "wb", buffering=0) as rest, pytest.raises(OSError):
+        while True:
+            rest.write(bytes(1 << 12))
+    number(ana, 50, 100, "x" * 500)
+    number(bob, 50, 100, "x" * 500)
+    nats.process.await_log("no space left on device")
+    waits = re.compile(r"^.* what you say waits: ", re.MULTILINE)
+    assert wait_until(lambda: all(waits.search(node.log) for node in (first, second)))
+    os.unlink(f"/proc/{nats.process.pid}/root{disk}/rest")
+    (server,) = psutil.Process(nats.process.pid).children()
+    server.terminate()
+    compare(listener, [ana, bob], 100, until=AGAIN)
+
+
 def test_a_slow_node_holds_nobody_up(serve, nats):
     """It was frozen for less than its lease. Then it hears what was said meanwhile, and nobody else waited for it."""
     first, second = start(serve, nats, 2)
@@ -250,8 +284,9 @@ def test_who_floods_is_held_back_at_the_socket(serve, nats):
 
 
 @pytest.mark.long
-def test_a_client_goes_on_at_another_node(serve, nats, run):
-    """Its node is killed. It is at another one within three seconds, in its room and soon by its name, with no gap."""
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_a_client_goes_on_at_another_node(serve, nats, run, how):
+    """Its own is gone. It is at another one within three seconds, in its room and soon by its name, with no gap."""
     first, second = start(serve, nats, 2)
     bob = second.enter("bob")
     bob.send(b"/join kitchen\n")
@@ -265,7 +300,11 @@ def test_a_client_goes_on_at_another_node(serve, nats, run):
     speaking = threading.Thread(target=speak_slowly, args=([bob], 0, 300))
     speaking.start()
     client.await_log("^bob says: 50 x")
-    first.signal(signal.SIGKILL)
+    with client.frozen():  # Ctrl-Z, for longer than a node may be silent
+        time.sleep(3)
+    client.await_log("^bob says: 100 x")
+    assert "going on" not in client.log
+    first.signal(how)
     watch = Stopwatch(client)
     client.await_log(rf"client.py: 127.0.0.1:{first.port} is gone; going on at 127.0.0.1:{second.port}$")
     watch.lap()
@@ -275,6 +314,9 @@ def test_a_client_goes_on_at_another_node(serve, nats, run):
     client.popen.stdin.flush()
     bob.expect(b"* ana left\n* ana joined\nana says: back again\n")
     client.await_log("^bob says: 299 x")
+    if how == signal.SIGSTOP:
+        first.signal(signal.SIGCONT)
+        first.await_log(r"(left|dropped: name lost), 0 online$")
     heard = re.findall(r"^bob says: (\d+) x$", client.log, re.MULTILINE)
     assert heard == list(map(str, range(300)))
     lines = client.log.splitlines()

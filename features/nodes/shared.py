@@ -11,7 +11,8 @@ KV_chat     a value for each key, and only the last one is kept. name.KEY says w
             node.ID is a node's lease. The node renews it each second, and NATS forgets it when that ends.
 
 Each node follows all of KV_chat, and so knows who is where. Whose lease was not renewed for LEASE seconds, while our
-own was, is dead: all others then publish that its people left, with the same message ids, and free their names.
+own was, is dead: all others then publish that its people left, with the same message ids, and free their names. It may
+have died before it told a room that somebody came: so KV_chat has that line, too, and they publish it before.
 """
 
 import asyncio
@@ -56,7 +57,8 @@ CONFLICT = 10071, 10164  # wrong last sequence: somebody else has written since
 OTHERS = 10058  # the stream is there, with other settings
 
 Line = collections.namedtuple("Line", "number time text")  # a message of the stream: mostly one line
-Person = collections.namedtuple("Person", "name room node revision")
+# Who has a name. notice: the line that tells the room of it; before: the revision of the name before /nick, or 0.
+Person = collections.namedtuple("Person", "name room node notice before revision time")
 
 
 class Unusable(Exception):
@@ -94,6 +96,7 @@ class Shared:
     def __init__(self, urls, folder, replicas, keep, size):
         """urls: of the NATS servers; how many of them keep each line; for how many seconds; how many bytes at most."""
         self.urls, self.replicas, self.keep, self.size = urls, replicas, keep, size
+        self.same = min(SAME_TIME, keep or SAME_TIME)
         self.folder = folder  # of the NATS server that we have started, or None
         self.node = secrets.token_hex(4)  # what this node is called
         self.count = 0  # of the messages that it has published
@@ -103,10 +106,12 @@ class Shared:
         self.told = None  # called with what clients are to be told about NATS
         self.rooms = {}  # key of a room: those that we follow
         self.people = {}  # key: who has that name
+        self.renamed = set()  # revisions of names whose owners have another one, and that are about to be free
         self.revision = 0  # up to which we know who is where
+        self.time = None  # when that was, by NATS's clock
         self.tasks = set()  # those that bury the dead
         self.waiting = []  # a heap of revisions that are awaited, with a future for each
-        self.pulses = {}  # node: when we saw its lease renewed, in the loop's time
+        self.pulses = {}  # node: when we saw its lease renewed
         self.beating = None  # the task that renews our lease
         self.failing = {}  # message id: why it was not taken so far
         self.trouble = ""  # what the clients were told about NATS, or ""
@@ -126,7 +131,7 @@ class Shared:
         except (OSError, NatsError, ValueError) as error:
             raise Unusable(self.reason(error)) from None
         for person in self.people.values():
-            self.pulses.setdefault(person.node, self.loop.time())  # unless it is alive, it will be found dead
+            self.pulses.setdefault(person.node, clock())  # unless it is alive, it will be found dead
         self.beating = asyncio.create_task(self.beat())
 
     async def look_around(self):
@@ -191,7 +196,7 @@ class Shared:
             max_age=self.keep,
             max_bytes=self.size,
             discard=DiscardPolicy.NEW,  # when it is full: nothing that somebody has not read yet is to be lost
-            duplicate_window=min(SAME_TIME, self.keep),
+            duplicate_window=self.same,
             allow_direct=True,
         )
         people = StreamConfig(
@@ -264,7 +269,7 @@ class Shared:
 
     def look(self):
         """Have the clients told, once, that NATS is in trouble; and once more when it has not been so for a while."""
-        now = self.loop.time()
+        now = clock()
         silent = now - self.pulses.get(self.node, now) > LEASE / 2
         trouble = next(iter(self.failing.values()), "NATS does not answer" if silent else "")
         if trouble:
@@ -340,35 +345,46 @@ class Shared:
 
     # Who is where
 
-    async def claim(self, key, name, room):
-        """Write down that a name is at this node, and return the revision. ValueError: it is taken."""
-        revision, person = await self.look_up(key)
-        if person and person.node in self.pulses:
+    async def claim(self, key, name, room, notice=None, before=0):
+        """Write down that a name is at this node, and return the revision. ValueError: it is taken.
+
+        notice, if it is not that somebody joined, and before: see Person.
+        """
+        revision = await self.last_revision(key)
+        await self.reach(revision)  # a node that we have not heard of is not dead
+        person = self.people.get(key)
+        if person and person.node not in self.pulses:  # whoever was called so has left, and that is told before
+            await self.bury(key, person)
+            revision = await self.last_revision(key)
+        elif person:
             raise ValueError(f"{name} is taken")
-        if person:  # of a node that is dead: whoever was called so has left, and that is told before
-            await self.say(person.room, f"* {person.name} left\n", f"left-{revision}")
         try:
-            return await self.move(key, name, room, revision)
+            return await self.move(key, name, room, revision, notice, before)
         except ValueError:
             raise ValueError(f"{name} is taken") from None
 
-    async def look_up(self, key):
-        """Return the last revision of a name, and who has it."""
+    async def last_revision(self, key):
+        """Return the last revision of a name, also if that was that it is free; 0 if there is none."""
         while True:
             try:
-                found = await self.jet.get_msg("KV_chat", subject=f"{PEOPLE}name.{code(key)}")
-                return found.seq, person_of(found.data, found.seq)
+                return (await self.jet.get_msg("KV_chat", subject=f"{PEOPLE}name.{code(key)}")).seq
             except NotFoundError:
-                return 0, None
+                return 0
             except (NatsError, OSError, TimeoutError):
                 await asyncio.sleep(RETRY_TIME)
 
-    async def move(self, key, name, room, revision):
-        """Write down that a name is in a room, in place of that revision; return the new one, once we have seen it."""
-        place = json.dumps([name, room, self.node])
+    async def move(self, key, name, room, revision, notice=None, before=0):
+        """Write down that a name is in a room, in place of that revision; return the new one, once we have seen it.
+
+        ValueError: there is another one, or was when we saw it: this node was away, and taken for dead.
+        """
+        place = json.dumps([name, room, self.node, notice or f"* {name} joined\n", before])
         subject = f"{PEOPLE}name.{code(key)}"
         revision = await self.publish(subject, place, self.new_id(), Nats_Expected_Last_Subject_Sequence=revision)
-        return await self.reach(revision)
+        await self.reach(revision)
+        if key not in self.people or self.people[key].revision != revision:
+            raise ValueError("this server was away")
+        return revision
 
     async def release(self, key, revision, message_id=None):
         """Write down that a name is free, in place of that revision; if there is another one, leave it."""
@@ -400,7 +416,6 @@ class Shared:
             seen = self.loop.create_future()
             heapq.heappush(self.waiting, (revision, id(seen), seen))
             await seen
-        return revision
 
     async def changed(self, message):
         """Note a change in KV_chat."""
@@ -412,14 +427,15 @@ class Shared:
         elif kind == "node":
             self.saw_pulse(word)
         else:
-            key, person = decode(word), person_of(message.data, revision)
+            key, person = decode(word), person_of(message)
+            if former := self.people.pop(key, None):
+                self.renamed.discard(former.revision)
             if person:
                 self.people[key] = person
-            else:
-                self.people.pop(key, None)
+                self.renamed |= {person.before} - {0}
             if not person or person.node != self.node:
                 self.lost(key, revision)
-        self.revision = revision
+        self.revision, self.time = revision, message.metadata.timestamp
         while self.waiting and self.waiting[0][0] <= revision:
             _, _, seen = heapq.heappop(self.waiting)
             if not seen.done():
@@ -430,7 +446,7 @@ class Shared:
 
         Those who did not see their own for a while saw nobody's: then all have time again.
         """
-        now = self.loop.time()
+        now = clock()
         if node == self.node:
             if now - self.pulses.get(node, now) > LEASE / 2:
                 self.pulses = dict.fromkeys(self.pulses, now)
@@ -448,13 +464,25 @@ class Shared:
                 task.add_done_callback(self.tasks.discard)
 
     async def bury(self, key, person):
-        """Say that somebody left, and then free the name. All other nodes do this, and the streams take it once."""
-        await self.say(person.room, f"* {person.name} left\n", f"left-{person.revision}")
-        await self.release(key, person.revision, f"free-{person.revision}")
+        """Do for somebody what a dead node cannot do any more. All other nodes do this, and the streams take it once.
+
+        The node may have died before it said that somebody came, or has another name now. What is older than that the
+        streams would know the message id, was said.
+        """
+        if person.revision in self.renamed:
+            return await self.release(key, person.revision, f"free-{person.revision}")
+        if (self.time - person.time).total_seconds() < self.same / 2:
+            await self.say(person.room, person.notice, f"came-{person.revision}")
+        await self.leave(key, person.name, person.room, person.revision)
+
+    async def leave(self, key, name, room, revision):
+        """Say that somebody left, and then free the name."""
+        await self.say(room, f"* {name} left\n", f"left-{revision}")
+        await self.release(key, revision, f"free-{revision}")
 
     def holds(self):
         """Return whether our own lease holds. If not, others may take us for dead, and our names may be theirs."""
-        return self.loop.time() - self.pulses.get(self.node, 0) < LEASE
+        return clock() - self.pulses.get(self.node, 0) < LEASE
 
     async def try_to_renew(self):
         """Renew our lease, and return the revision, or None if NATS does not take it."""
@@ -487,6 +515,14 @@ class Shared:
         await message.respond(b"told" if self.whispered(*json.loads(message.data)) else b"")
 
 
+def clock():
+    """Return the time in seconds, by a clock that goes on while the machine sleeps: leases do not wait for us.
+
+    The loop's own clock stands still meanwhile, on Linux and on macOS. macOS has no BOOTTIME; its MONOTONIC is like it.
+    """
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
 async def within(seconds, coroutine):
     """Await a coroutine, and return what it does; TimeoutError after so many seconds.
 
@@ -516,9 +552,10 @@ def subject_of(room):
     return ROOM + code(room)
 
 
-def person_of(data, revision):
-    """Return who has a name, from the value in KV_chat; None if it is free."""
-    return Person(*json.loads(data), revision) if data else None
+def person_of(message):
+    """Return who has a name, from a message of KV_chat; None if it is free."""
+    data = message.metadata
+    return Person(*json.loads(message.data), data.sequence.stream, data.timestamp) if message.data else None
 
 
 @contextlib.contextmanager
