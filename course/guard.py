@@ -45,14 +45,14 @@ def processes():
     return found
 
 
-def descendants(root, group=None, surely=False):
+def descendants(root, group=None, surely=False, most=sys.maxsize):
     """What descends from a process, or is in the group: a dictionary of pid and bytes in memory.
 
     The kernel's own lists of children are quick to read, and may lack one while others end. `surely`: all processes
-    are looked through.
+    are looked through. `most`: of more than so many it is enough to know some.
     """
     found = {}
-    if LINUX and not surely and (quick := listed_below(root)) is not None:
+    if LINUX and not surely and (quick := listed_below(root, most)) is not None:
         page = os.sysconf("SC_PAGE_SIZE")
         for pid in quick:
             with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
@@ -74,10 +74,11 @@ def descendants(root, group=None, surely=False):
     return found
 
 
-def listed_below(root):
-    """The pids below a process, by the kernel's lists of children (proc(5)); None where it has none."""
+def listed_below(root, most=sys.maxsize):
+    """The pids below a process, by the kernel's lists of children (proc(5)); None where it has none. `most`: not many
+    more than so many are listed."""
     found, below = [], [root]
-    while below:
+    while below and len(found) <= most:
         pid = below.pop()
         try:
             for task in os.listdir(f"/proc/{pid}/task"):
@@ -177,12 +178,12 @@ class Guard:
                 if pid == self.pid:
                     self.status = os.waitstatus_to_exitcode(status)
 
-    def tree(self, surely=False):
-        return descendants(os.getpid(), None if LINUX else self.pid, surely)
+    def tree(self, surely=False, most=sys.maxsize):
+        return descendants(os.getpid(), None if LINUX else self.pid, surely, most)
 
     def watch(self):
         """Kill it all if it takes more than it may."""
-        tree = self.tree()
+        tree = self.tree(most=self.options["processes"])
         memory = sum(tree.values())
         if memory > self.options["memory"] and LINUX:
             memory = own_memory(tree)
@@ -190,21 +191,40 @@ class Guard:
         if memory > self.options["memory"]:
             self.over = f"{memory // MIB} MiB of memory, and may take {self.options['memory'] // MIB}"
         elif len(tree) > self.options["processes"]:
-            self.over = f"{len(tree)} processes, and may take {self.options['processes']}"
+            self.over = f"more than {self.options['processes']} processes, which is what it may take"
         if self.over:
             self.kill()
 
     def kill(self):
-        """End the program and all that descends from it. What is stopped first cannot make more."""
+        """End the program and all that descends from it.
+
+        A group of processes is ended at one blow: who makes processes faster than they can be counted, a fork bomb,
+        makes them in its own group. What is in other ones is stopped first, so that it cannot make more.
+        """
         end = time.monotonic() + 10
-        while (tree := self.tree() or self.tree(surely=True)) and time.monotonic() < end:
+        while time.monotonic() < end:
+            if self.group_is_its_own():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            self.reap()
+            if not (tree := self.tree() or self.tree(surely=True)):
+                break
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for pid in tree:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)
-            self.reap()
             time.sleep(0.002)
         self.reap()
+
+    def group_is_its_own(self):
+        """Whether the group that was made for the program is still that one: its number may be used anew."""
+        if self.pid is None or self.status is None:
+            return self.pid is not None
+        for pid in self.tree(most=100):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(pid) == self.pid:
+                    return True
+        return False
 
     def state(self):
         self.read()
@@ -247,6 +267,8 @@ def main():
     if LINUX:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     guard = Guard(options)
+    with contextlib.suppress(OSError):  # root alone may
+        os.setpriority(os.PRIO_PROCESS, 0, -10)  # so that it gets its turn among thousands that it is to end
     try:
         guard.run()
     except (BrokenPipeError, ConnectionError):

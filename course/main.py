@@ -33,7 +33,7 @@ def arguments(given):
     parser.add_argument("--list", action="store_true", help="list the stages and their checks, and test nothing")
     parser.add_argument("--like", default="", choices=LIKE, metavar="MODEL", help="expect no more than of this model")
     parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="MiB it may take (1024)")
-    parser.add_argument("--processes", type=positive, default=2500, metavar="N", help="processes it may take (2500)")
+    parser.add_argument("--processes", type=positive, default=1000, metavar="N", help="processes it may take (1000)")
     parser.add_argument("--time", type=positive, default=170, metavar="SECONDS", help="for all stages together (170)")
     parser.add_argument("--json", metavar="FILE", help="write the results there, too")
     args = parser.parse_args(given)
@@ -165,7 +165,7 @@ def examine(command, limits, like="", only=None, numbers=None, every=False, budg
                     "verdict": verdict,
                     "because": course.verdict_of(stage)[1].strip(" ()"),
                     "what": broken.broken.what if broken else "",
-                    "hint": (broken.broken.hint.strip("!") or broken.check.hint) if broken else "",
+                    "hint": (broken.broken.hint or broken.check.hint).removeprefix("!") if broken else "",
                     "seconds": round(sum(result.seconds for result in results.values()), 2),
                     "checks": {
                         name: {

@@ -32,7 +32,7 @@ class Limits:
     """What a program may take: bytes of memory, processes; and as whom it runs, if not as ourselves."""
 
     memory: int = 1 << 30
-    processes: int = 2500
+    processes: int = 1000
     user: int | None = None
     group: int | None = None
     home: str | None = None  # its HOME, if not ours

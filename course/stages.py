@@ -998,7 +998,7 @@ def tail(room):
 @check(
     "limits.endless",
     "A client sends 16 MiB without a newline. It must be disconnected long before that.",
-    needs=(*FRAMED, "leaving.end"),
+    needs=(*FRAMED, "leaving.end", "leaving.reset"),
     hint="What has no newline is kept, and kept, until the memory is full: disconnect who sends more than 4096 bytes.",
 )
 def endless(room):
@@ -1449,8 +1449,7 @@ class Flood:
 
     def stop(self):
         self.running = False
-        with contextlib.suppress(OSError):
-            self.peer.sock.shutdown(socket.SHUT_RDWR)  # ends a send that waits
+        self.peer.finish()  # ends a send that waits
         self.thread.join()
 
 

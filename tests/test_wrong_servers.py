@@ -14,12 +14,12 @@ import inspect
 import runpy
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import harness
 import pytest
+from other_languages import RIGHT, built, built_wrong
 from promises import PROMISES, ROAD, ROOT
 
 FOLDER = Path(__file__).parent / "wrong_servers"
@@ -70,65 +70,19 @@ BREAKS = {
     "waits_for_its_clients": ("stopping", "message"),
 }
 
-PROGRAMS = FOLDER.parent / "programs"
-# What the right programs in other languages become when some of their text is replaced, and what that breaks and keeps.
+# Of those in other languages: what each of them breaks, and what it keeps.
 OTHERS = {
-    "c_dies_of_a_broken_pipe": ("chat.c", {"signal(SIGPIPE, SIG_IGN);": ""}, "leaving", "message"),
-    "c_leaves_a_child": (
-        "chat.c",
-        {"epoll = epoll_create1(0);": "epoll = epoll_create1(0); if (!fork()) { setsid(); pause(); }"},
-        "stopping",
-        "message",
-    ),
-    "c_listens_on_all": ("chat.c", {"INADDR_LOOPBACK": "INADDR_ANY"}, "start", "latency"),
-    "c_never_flushes": ("chat.c", {"write(2, line, length) < 0": "!fwrite(line, 1, length, stdout)"}, "log", "latency"),
-    "c_sends_in_two_pieces": (
-        "chat.c",
-        {
-            "setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);": "",
-            "tell(other, said, count);": "tell(other, said, 10), tell(other, said + 10, count - 10);",
-        },
-        "latency",
-        "message",
-    ),
-    "js_counts_characters": (
-        "chat.js",
-        {"if (end >= MAX_MESSAGE)": "if (`${rest.subarray(0, end)}`.length >= MAX_MESSAGE)"},
-        "limits",
-        "latency",
-    ),
-    "js_listens_on_all": ("chat.js", {'host: "127.0.0.1", ': 'host: "0.0.0.0", '}, "start", "latency"),
-    "js_says_nothing": ("chat.js", {"fs.writeSync(2, `${new Date()": "String(`${new Date()"}, "log", "latency"),
-    "java_listens_on_all": (
-        "Chat.java",
-        {'new InetSocketAddress(InetAddress.getByName("127.0.0.1"), port)': "new InetSocketAddress(port)"},
-        "start",
-        "latency",
-    ),
-    "java_keeps_all_that_is_unsent": (
-        "Chat.java",
-        {"client.last - client.first > MAX_UNSENT": "client.last < client.first"},
-        "slow",
-        "latency",
-    ),
+    "c_dies_of_a_broken_pipe": ("leaving", "message"),
+    "c_leaves_a_child": ("stopping", "message"),
+    "c_listens_on_all": ("start", "latency"),
+    "c_never_flushes": ("log", "latency"),
+    "c_sends_in_two_pieces": ("latency", "message"),
+    "js_counts_characters": ("limits", "latency"),
+    "js_listens_on_all": ("start", "latency"),
+    "js_says_nothing": ("log", "latency"),
+    "java_listens_on_all": ("start", "latency"),
+    "java_keeps_all_that_is_unsent": ("slow", "latency"),
 }
-
-
-def built(program, folder):
-    """How a program of another language is started, built in the folder if it is not here to be read; or skip."""
-    needs, build, words = {
-        ".c": ("gcc", ["gcc", "-O2", "-o", folder / "chat", program], [folder / "chat"]),
-        ".js": ("node", None, ["node", program]),
-        ".java": ("javac", ["javac", "-nowarn", "-d", folder, program], ["java", "-Xmx64m", "-cp", folder, "Chat"]),
-    }[program.suffix]
-    if not shutil.which(needs):
-        pytest.skip(f"{needs} is not installed")
-    if program.suffix == ".c" and sys.platform != "linux":
-        pytest.skip("it waits with epoll, which only Linux has")
-    if build:
-        built = subprocess.run([*map(str, build)], capture_output=True, text=True)
-        assert built.returncode == 0, built.stderr
-    return shlex.join(map(str, words)) + " {port}"
 
 
 @pytest.fixture
@@ -172,21 +126,16 @@ def test_the_correct_one_keeps_its_promises(verdicts, promise):
 
 @pytest.mark.long
 @pytest.mark.parametrize("promises", [list(PROMISES)[:5], list(PROMISES)[5:]])
-@pytest.mark.parametrize("program", ["chat.c", "chat.js", "Chat.java"])
+@pytest.mark.parametrize("program", RIGHT)
 def test_a_right_one_in_another_language_keeps_its_promises(verdicts, scratch, program, promises):
-    verdict, log = verdicts(built(PROGRAMS / program, scratch), promises, "--deadline=60")
+    verdict, log = verdicts(built(program, scratch), promises, "--deadline=60")
     assert [name for name in promises if verdict[name] != "kept"] == [], log
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_wrong_one_in_another_language_is_found(verdicts, scratch, name):
-    program, replace, broken, kept = OTHERS[name]
-    text = (PROGRAMS / program).read_text()
-    for old, new in replace.items():
-        assert text.count(old) == 1, f"not once: {old}"
-        text = text.replace(old, new)
-    (scratch / program).write_text(text)
-    command = built(scratch / program, scratch)
+    broken, kept = OTHERS[name]
+    command = built_wrong(name, scratch)
     verdict, log = verdicts(command, [broken], "--first", "--deadline=5")
     assert verdict[broken] == "BROKEN", log
     verdict, log = verdicts(command, [kept], "--deadline=60")
