@@ -23,7 +23,8 @@ import subprocess
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+LIBC = ctypes.CDLL(None)
 LINUX = sys.platform == "linux"
 HEAD, TAIL = 4 << 10, 64 << 10  # bytes of the output that are kept: its beginning and its end
 EVERY = 0.2  # seconds between two looks at memory and processes
@@ -144,6 +145,8 @@ class Guard:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)  # nohup, or a shell's background, may have had them ignored
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if LINUX:  # should it end its guard, the system ends it
+            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (512 * MIB, 512 * MIB))  # of a file, shared memory included
         nofile = self.options.get("nofile")
@@ -265,7 +268,7 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end of the pipe is what ends this
     if LINUX:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     guard = Guard(options)
     with contextlib.suppress(OSError):  # root alone may
         os.setpriority(os.PRIO_PROCESS, 0, -10)  # so that it gets its turn among thousands that it is to end

@@ -25,6 +25,7 @@ INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"], ".ja
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "PYENV_ROOT", "GOROOT", "NODE_PATH", "LD_LIBRARY_PATH")
 STARTS = 20.0  # seconds in which it must listen at the latest, to be tested at all
 SOON = 5.0  # seconds in which it should listen
+ENDED_ITS_GUARD = "it has ended the process of check.py that looks after it"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def words_of(command, folder=None):
         raise CannotStart(f"the command cannot be read: {error}: {command}") from None
     if not words:
         raise CannotStart("the command is empty")
+    if not Path(command).exists() and (signs := {"&&", "||", "|", ";", "&", ">", "2>", ">>"}.intersection(words)):
+        raise CannotStart(
+            f"the command has {min(signs)}, which only a shell understands, and none is asked: {command}",
+            "Build your program first. Where it takes a shell, put the command into a script that ends with exec.",
+        )
     if os.path.exists(os.path.join(folder or "", command)):  # a path with blanks in it
         words = [command]
     if not any("{port}" in word for word in words):
@@ -77,13 +83,15 @@ def check_program(words):
     """Raise CannotStart if what these words name is seen to be no program, before anything is run."""
     program = words[0]
     path = program if os.sep in program else shutil.which(program)
-    short = os.path.relpath(program) if os.path.isabs(program) else program
+    short = min(os.path.relpath(program), program, key=len) if os.path.isabs(program) else program
     if path is None:
         raise CannotStart(f"no program in PATH is called {program!r}", "Give the path of your program: ./my_server")
     if not os.path.exists(path):
         raise CannotStart(f"no file is called {short}", "Is it the right directory, and has the program been built?")
     if os.path.isdir(path):
         raise CannotStart(f"{short} is a directory", "Give the path of the program in it.")
+    if not os.path.isfile(path):
+        raise CannotStart(f"{short} is no file")
     if not os.access(path, os.X_OK):
         raise CannotStart(f"{short} is not executable", f"Make it so: chmod +x {shlex.quote(short)}")
     try:
@@ -254,6 +262,8 @@ class Program:
         elif self.last is None:
             self.last = dict.fromkeys(("pid", "status"), None) | {"error": "the guard has ended", "over": ""}
             self.last |= {"head": b"", "tail": b"", "count": 0, "most": 0}
+        elif self.guard.poll() and self.last["status"] is None:  # the program has ended its guard, and itself with it
+            self.last["status"] = -signal.SIGKILL
         return self.last
 
     @property
@@ -338,6 +348,8 @@ class Program:
     def how_it_ended(self):
         """The end of the process in words, or "" while it runs."""
         state = self.ask()
+        if self.guard.poll():
+            return ENDED_ITS_GUARD
         if state["over"]:
             return f"it was ended: it took {state['over']}"
         status = state["status"]
@@ -416,6 +428,8 @@ class Program:
             return f"the port was taken: {how}", "Something of an earlier run may still be there."
         if re.search(r"ModuleNotFoundError|Cannot find module|ClassNotFound|Could not find or load main", output):
             return f"something that it needs is not there: {how}", "Its output says what."
+        if re.search(r"EOFError|NoSuchElementException", output):
+            return f"it waits for input, and there is none: {how}", "Its port is its last argument; nobody types."
         if not seconds or not output.strip():
             return f"{how} at once, without a word", "It must serve until a signal comes."
         return f"{how} before it listened", "Its output may say why."
@@ -425,9 +439,13 @@ class Program:
         with contextlib.suppress(OSError):
             self.files += [name for name in os.listdir(self.scratch) if not name.startswith(("hsperfdata", "."))]
         self.ask("kill")
-        self.guard.stdin.close()
+        with contextlib.suppress(OSError):
+            self.guard.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.guard.wait(15)
+        if self.guard.returncode and self.last["pid"]:  # the program has ended its guard
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.last["pid"], signal.SIGKILL)
         self.guard.stdout.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 

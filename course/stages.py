@@ -295,7 +295,10 @@ def why_silent(room, speaker, listener, text):
             f"{speaker} got its own words back ({own[:80]!r}), and {listener} got nothing",
             "Send a line to all the others: keep a list of the clients, and go through it.",
         )
-    if unread_at_server(room, speaker):
+    unread, accepted = at_server(room, speaker)[0], at_server(room, listener)[1]
+    if not accepted:
+        return "it listens, and accepts nobody", "Call accept, again and again: each time it returns one more client."
+    if unread:
         return (
             f"{listener} got nothing, and what {speaker} sent has not been read by the server",
             "It serves one client at a time: the second waits until the first has left. It takes a thread for "
@@ -308,13 +311,14 @@ def why_silent(room, speaker, listener, text):
     )
 
 
-def unread_at_server(room, peer):
-    """How many bytes that a client has sent wait in the system for the server to read them; 0 where nobody tells."""
+def at_server(room, peer):
+    """How many bytes that a client has sent wait in the system for the server to read them; and whether the server has
+    accepted the connection. 0 and True where nobody tells."""
     ours, theirs = (f"{int(name.rpartition(':')[2]):04X}" for name in (peer.name, f":{room.program.port}"))
     for row in socket_table():
         if row[1].endswith(f":{theirs}") and row[2].endswith(f":{ours}"):
-            return int(row[4].partition(":")[2], 16)
-    return 0
+            return int(row[4].partition(":")[2], 16), row[9] != "0"
+    return 0, True
 
 
 @check(

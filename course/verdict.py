@@ -7,7 +7,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field
 
-from course.program import CannotStart
+from course.program import ENDED_ITS_GUARD, CannotStart
 from course.room import Broken, NotHere
 
 MOST_LINES = 60  # of a stage
@@ -16,6 +16,7 @@ SHOWN = 64  # bytes of a literal around the difference
 PASSED, BROKEN, NOT_TESTED = "passed", "BROKEN", "not tested"
 
 DEATHS = (
+    (ENDED_ITS_GUARD, "A server ends nobody but itself: to which process does it send a signal?"),
     (
         r"SIGPIPE",
         "It sent to a client that had gone, and the system's answer to that is SIGPIPE, which ends a program that "
@@ -165,7 +166,9 @@ class Course:
             result.verdict, result.broken = BROKEN, broken
             if room.program:
                 result.output = room.program.output
-                how = "" if said_already(check, broken) else self.ended(room.program)
+                how = self.ended(room.program)
+                if said_already(check, broken) and how != ENDED_ITS_GUARD:
+                    how = ""
                 if how:
                     broken.what += f"; {how}"
                 if how and (hint := hint_of_death(how, result.output)):

@@ -1,7 +1,7 @@
 """The tests are tested: each server that is wrong on purpose fails the promise that it breaks, and no other.
 
-They go the way of a student's server, through --server-cmd. Of the promises that are independent of the
-broken one, only those are checked again that take little time.
+They go the way of a student's server. Of the promises that are independent of the broken one a sample of tests is run,
+which takes little time.
 
 Those of the growing road are a step's own files with some of the text replaced. In wrong_servers/road/ there is a file
 for each, which says of which STEP, what is to REPLACE what, by which test it is FOUND_BY, what that is called WITH
@@ -11,6 +11,7 @@ besides its fixtures, if anything, and what the failure SAYS, a regular expressi
 import dataclasses
 import importlib
 import inspect
+import json
 import runpy
 import shlex
 import shutil
@@ -24,74 +25,106 @@ from promises import PROMISES, ROAD, ROOT
 
 FOLDER = Path(__file__).parent / "wrong_servers"
 
+# What each of them breaks, by which test that is found, and which promises rest on the broken one, so that they are
+# broken with it.
 BREAKS = {
-    "always_asks_to_write": ("idle", "message"),
-    "announces_who_leaves": ("leaving", "start"),
-    "breaks_on_telnet": ("message", "broadcast"),
-    "cannot_have_its_port_again": ("stopping", "message"),
-    "ctrl_c_waits_for_the_line": ("leaving", "message"),
-    "delivers_blank_lines": ("framing", "latency"),
-    "delivers_the_tail": ("limits", "message"),
-    "dies_of_a_broken_pipe": ("leaving", "message"),
-    "dies_of_a_lack": ("limits", "message"),
-    "dies_of_a_reset": ("leaving", "latency"),
-    "drops_what_does_not_fit": ("slow", "message"),
-    "drops_who_cannot_be_sent_to": ("leaving", "message"),
-    "echoes_to_the_sender": ("broadcast", "message"),
-    "ends_with_an_error": ("stopping", "message"),
-    "forgets_a_leaver": ("leaving", "message"),
-    "forgets_keepalive": ("leaving", "message"),
-    "forgets_nodelay": ("latency", "message"),
-    "greets": ("broadcast", "start"),
-    "has_no_limit": ("limits", "message"),
-    "ignores_signals": ("stopping", "message"),
-    "keeps_all_that_is_unsent": ("slow", "message"),
-    "leaks_descriptors": ("leaving", "message"),
-    "leaves_a_child": ("stopping", "message"),
-    "limit_is_one_less": ("limits", "message"),
-    "listens_on_all": ("start", "message"),
-    "logs_what_is_said": ("log", "message"),
-    "loses_the_last_line": ("framing", "message"),
-    "names_are_mapped": ("broadcast", None),  # with a wrong name nothing is heard as it should be
-    "needs_its_log": ("log", "message"),
-    "never_drops_its_memory": ("leaving", "message"),
-    "never_flushes": ("start", "message"),
-    "never_full": ("limits", "message"),
-    "passes_escapes_on": ("message", "broadcast"),
-    "passes_overrides_on": ("message", "broadcast"),
-    "reorders": ("broadcast", "idle"),
-    "repeats": ("broadcast", "start"),
-    "says_nothing": ("log", "message"),
-    "sends_again_what_does_not_fit": ("slow", "message"),
-    "sends_in_two_pieces": ("latency", "message"),
-    "stalls_on_a_slow_reader": ("slow", "message"),
-    "starves_the_others": ("fairness", "message"),
-    "takes_a_recv_for_a_message": ("framing", "start"),
-    "waits_for_its_clients": ("stopping", "message"),
+    "always_asks_to_write": ("idle", "test_with_silent_clients"),
+    "announces_who_leaves": ("leaving", "test_nobody_notices_who_leaves[leave_by_close]"),
+    "breaks_on_telnet": ("message", "test_cleaning[telnet]"),
+    "cannot_have_its_port_again": ("stopping", "test_the_same_port_at_once[15]"),
+    "ctrl_c_waits_for_the_line": ("leaving", "test_ctrl_c_in_telnet[whole-]"),
+    "delivers_blank_lines": ("framing", "test_blank_lines_are_no_messages"),
+    "delivers_the_tail": ("limits", "test_nothing_of_a_too_long_message_is_delivered_later"),
+    "dies_of_a_broken_pipe": ("leaving", "test_leaving_during_a_broadcast[close]"),
+    "dies_of_a_lack": ("limits", "test_more_connections_than_descriptors"),
+    "dies_of_a_reset": ("leaving", "test_nobody_notices_who_leaves[leave_by_reset]"),
+    "drops_what_does_not_fit": ("slow", "test_a_slow_reader_gets_every_byte_that_waited"),
+    "drops_who_cannot_be_sent_to": ("leaving", "test_last_words[close]"),
+    "echoes_to_the_sender": ("broadcast", "test_everybody_else_hears_it_and_the_sender_does_not"),
+    "ends_with_an_error": ("stopping", "test_with_nobody_there[15]"),
+    "forgets_a_leaver": ("leaving", "test_a_half_close_ends_the_connection"),
+    "forgets_keepalive": ("leaving", "test_keepalive"),
+    "forgets_nodelay": ("latency", "test_a_second_short_message_does_not_wait"),
+    "greets": ("broadcast", "test_no_greeting_and_no_history"),
+    "has_no_limit": ("limits", "test_a_message_of_4097_bytes[newline]"),
+    "ignores_signals": ("stopping", "test_with_nobody_there[15]"),
+    "keeps_all_that_is_unsent": ("slow", "test_a_client_that_never_reads_is_dropped_and_nobody_waits"),
+    "leaks_descriptors": ("leaving", "test_thousands_come_and_go"),
+    "leaves_a_child": ("stopping", "test_with_clients_in_the_room[15]"),
+    "limit_is_one_less": ("limits", "test_a_message_of_4096_bytes"),
+    "listens_on_all": ("start", "test_it_listens_on_that_address_alone"),
+    "logs_what_is_said": ("log", "test_what_clients_say_is_not_logged"),
+    "loses_the_last_line": ("framing", "test_last_line_without_newline"),
+    "names_are_mapped": ("broadcast", "test_everybody_else_hears_it_and_the_sender_does_not"),
+    "needs_its_log": ("log", "test_a_log_that_cannot_be_written[closed from the start]"),
+    "never_drops_its_memory": ("leaving", "test_thousands_come_and_go"),
+    "never_flushes": ("start", "test_it_listens"),
+    "never_full": ("limits", "test_more_connections_than_descriptors"),
+    "passes_escapes_on": ("message", "test_cleaning[controls]"),
+    "passes_overrides_on": ("message", "test_cleaning[bidirectional]"),
+    "reorders": ("broadcast", "test_order_and_exactly_once_with_many_senders"),
+    "repeats": ("broadcast", "test_order_and_exactly_once_with_many_senders"),
+    "says_nothing": ("log", "test_who_came_and_how_each_left"),
+    "sends_again_what_does_not_fit": ("slow", "test_a_slow_reader_gets_every_byte_that_waited"),
+    "sends_in_two_pieces": ("latency", "test_a_first_short_message_does_not_wait"),
+    "stalls_on_a_slow_reader": ("slow", "test_a_client_that_never_reads_is_dropped_and_nobody_waits"),
+    "starves_the_others": ("fairness", "test_others_are_heard_during_a_flood"),
+    "takes_a_recv_for_a_message": ("framing", "test_half_a_line_is_not_delivered"),
+    "waits_for_its_clients": ("stopping", "test_with_clients_in_the_room[15]"),
 }
 
-# Of those in other languages: what each of them breaks, and what it keeps.
+# Of those in other languages.
 OTHERS = {
-    "c_dies_of_a_broken_pipe": ("leaving", "message"),
-    "c_leaves_a_child": ("stopping", "message"),
-    "c_listens_on_all": ("start", "latency"),
-    "c_never_flushes": ("log", "latency"),
-    "c_sends_in_two_pieces": ("latency", "message"),
-    "js_counts_characters": ("limits", "latency"),
-    "js_listens_on_all": ("start", "latency"),
-    "js_says_nothing": ("log", "latency"),
-    "java_listens_on_all": ("start", "latency"),
-    "java_keeps_all_that_is_unsent": ("slow", "latency"),
+    "c_dies_of_a_broken_pipe": ("leaving", "test_leaving_during_a_broadcast[close]"),
+    "c_leaves_a_child": ("stopping", "test_with_clients_in_the_room[15]"),
+    "c_listens_on_all": ("start", "test_it_listens_on_that_address_alone"),
+    "c_never_flushes": ("log", "test_who_came_and_how_each_left"),
+    "c_sends_in_two_pieces": ("latency", "test_a_first_short_message_does_not_wait"),
+    "js_counts_characters": ("limits", "test_a_message_of_4097_bytes[characters]"),
+    "js_listens_on_all": ("start", "test_it_listens_on_that_address_alone"),
+    "js_says_nothing": ("log", "test_who_came_and_how_each_left"),
+    "java_listens_on_all": ("start", "test_it_listens_on_that_address_alone"),
+    "java_keeps_all_that_is_unsent": ("slow", "test_a_client_that_never_reads_is_dropped_and_nobody_waits"),
 }
+
+# The tests to which those are held whose promise this is not: what takes little time, and is about the whole promise.
+SAMPLE = {
+    "start": ["test_it_listens", "test_it_listens_on_that_address_alone"],
+    "message": ["test_cleaning[controls]", "test_cleaning[bidirectional]", "test_cleaning[telnet]"],
+    "broadcast": ["test_everybody_else_hears_it_and_the_sender_does_not", "test_no_greeting_and_no_history"],
+    "framing": [
+        "test_half_a_line_is_not_delivered",
+        "test_a_hundred_lines_at_once",
+        "test_last_line_without_newline",
+        "test_blank_lines_are_no_messages",
+    ],
+    "limits": [
+        "test_a_message_of_4096_bytes",
+        "test_a_message_of_4097_bytes[newline]",
+        "test_nothing_of_a_too_long_message_is_delivered_later",
+        "test_more_connections_than_descriptors",
+    ],
+    "slow": ["test_a_slow_reader_gets_every_byte"],
+    "fairness": ["test_others_are_heard_during_a_flood"],
+    "leaving": [
+        "test_nobody_notices_who_leaves[leave_by_close]",
+        "test_nobody_notices_who_leaves[leave_by_reset]",
+        "test_a_half_close_ends_the_connection",
+        "test_ctrl_c_in_telnet[whole-]",
+    ],
+    "stopping": ["test_with_clients_in_the_room[15]", "test_a_second_signal_changes_nothing[2-15]"],
+    "log": ["test_what_clients_say_is_not_logged", "test_who_came_and_how_each_left"],
+    "idle": ["test_with_silent_clients", "test_after_clients_left[close]"],
+    "latency": ["test_a_first_short_message_does_not_wait", "test_a_second_short_message_does_not_wait"],
+}
+IN_VAIN, PATIENTLY = 5.0, 60.0  # seconds for what must happen: where it is known that it does not, and elsewhere
 
 
 @pytest.fixture
 def verdicts(run):
-    """Test a server for some promises: `verdicts("greets", ["start"])` gives the verdict for each promise."""
+    """Test a server for some promises: `verdicts("./server {port}", ["start"])` gives the verdict for each promise."""
 
-    def test(name, promises, *options):
-        ours = FOLDER / f"{name}.py"
-        command = shlex.join([sys.executable, str(ours)]) + " {port}" if ours.exists() else name
+    def test(command, promises, *options):
         pytest_ = [sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", "--server-cmd", command]
         process = run([*pytest_, "--promises", ",".join(promises), *options], cwd=ROOT)
         process.wait(within=500)
@@ -107,21 +140,63 @@ def test_each_of_them_is_listed():
     assert {path.stem for path in FOLDER.glob("*.py")} - {"base"} == set(BREAKS)
 
 
-@pytest.mark.parametrize("name", BREAKS)
-def test_it_breaks_its_promise_and_keeps_another(verdicts, name):
-    broken, kept = BREAKS[name]
-    verdict, log = verdicts(name, [broken], "--first", "--deadline=5")
-    assert verdict[broken] == "BROKEN", log
-    # A right one is given more time: nothing that must happen takes long, but on a busy machine.
-    if kept:
-        verdict, log = verdicts(name, [kept], "--deadline=60")
-        assert verdict[kept] == "kept", log
+@pytest.fixture
+def hold(run, scratch):
+    """Hold servers to tests, each in one run of pytest: `hold({NAME: (COMMAND, {TEST: SECONDS})})` gives for each name
+    the tests that ran, with their failures."""
+
+    def test(servers):
+        file = scratch / "servers.json"
+        file.write_text(
+            json.dumps({name: {"command": command, "tests": tests} for name, (command, tests) in servers.items()})
+        )
+        pytest_ = [sys.executable, "-m", "pytest", "-n0", "-pno:cacheprovider", "--server-cmd", python("base")]
+        process = run([*pytest_, "-pmany_servers", f"--servers={file}"], cwd=ROOT)
+        assert process.wait(within=550) in (0, 1), process.log
+        return json.loads(file.read_text())
+
+    return test
 
 
+def python(name):
+    """The command that starts one of the wrong servers."""
+    return shlex.join([sys.executable, "-S", "-E", str(FOLDER / f"{name}.py")]) + " {port}"
+
+
+def wanted(broken, found_by, *resting, most=9):
+    """To which tests a wrong server is held, and how long something may take in them."""
+    kept = [promise for promise in PROMISES if promise not in (broken, *resting)]
+    return {test: PATIENTLY for promise in kept for test in SAMPLE[promise][:most]} | {found_by: IN_VAIN}
+
+
+def check_found(table, results):
+    """Each server fails the test by which its mistake is found, and no other one."""
+    wrong = {}
+    for name, ran in results.items():
+        failures = {test: failure for test, failure in ran.items() if failure}
+        assert len(ran) > len(failures), f"{name}: {ran}"
+        if failures.keys() != {table[name][1]}:
+            wrong[name] = failures or "its mistake is not found"
+    assert not wrong, "\n".join(f"{name}: {failures}" for name, failures in wrong.items())
+
+
+# All that break the same promise in one run, since to collect the tests takes longer than to run them.
 @pytest.mark.parametrize("promise", PROMISES)
-def test_the_correct_one_keeps_its_promises(verdicts, promise):
-    verdict, log = verdicts("base", [promise], "--deadline=60")
-    assert verdict[promise] == "kept", log
+def test_it_breaks_its_promise_and_no_other(hold, promise):
+    names = [name for name, (broken, *_) in BREAKS.items() if broken == promise]
+    check_found(BREAKS, hold({name: (python(name), wanted(*BREAKS[name])) for name in names}))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("promises", [list(PROMISES)[:4], list(PROMISES)[4:7], list(PROMISES)[7:]])
+def test_the_correct_one_keeps_its_promises(verdicts, promises):
+    verdict, log = verdicts(python("base"), promises, "--deadline=60")
+    assert [name for name in promises if verdict[name] != "kept"] == [], log
+
+
+def test_a_wrong_one_is_told_which_promise_it_breaks(verdicts):
+    verdict, log = verdicts(python("greets"), ["broadcast", "stopping"], "--first", "--deadline=5")
+    assert verdict["broadcast"] == "BROKEN" and verdict["stopping"] == "kept", log
 
 
 @pytest.mark.long
@@ -133,13 +208,8 @@ def test_a_right_one_in_another_language_keeps_its_promises(verdicts, scratch, p
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_a_wrong_one_in_another_language_is_found(verdicts, scratch, name):
-    broken, kept = OTHERS[name]
-    command = built_wrong(name, scratch)
-    verdict, log = verdicts(command, [broken], "--first", "--deadline=5")
-    assert verdict[broken] == "BROKEN", log
-    verdict, log = verdicts(command, [kept], "--deadline=60")
-    assert verdict[kept] == "kept", log
+def test_a_wrong_one_in_another_language_is_found(hold, scratch, name):
+    check_found(OTHERS, hold({name: (built_wrong(name, scratch), wanted(*OTHERS[name], most=1))}))
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (FOLDER / "road").glob("*.py")))
