@@ -345,6 +345,10 @@ class Program:
                         waited[task] = int(file.read().split()[1]) / 1e9
         return waited
 
+    def lost_since(self, before, ours=True):
+        """Seconds, of all threads together, that were lost so since starved() gave `before`."""
+        return sum(max(0.0, now - before.get(task, 0.0)) for task, now in self.starved(ours).items())
+
     def how_it_ended(self):
         """The end of the process in words, or "" while it runs."""
         state = self.ask()
@@ -385,7 +389,7 @@ class Program:
                 where = self.listens()
                 if not LINUX or any(port == self.port for _, port in where):
                     self.check_host(where)
-                    return max(0.0, now - self.begun - max(self.starved(ours=False).values(), default=0.0))
+                    return max(0.0, now - self.begun - sum(self.starved(ours=False).values()))
             if seconds > 2 and LINUX and (where := self.listens()):
                 elsewhere = elsewhere or now
                 if now - elsewhere > 1:
