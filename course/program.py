@@ -22,6 +22,7 @@ from course.guard import LINUX, descendants
 
 HERE = Path(__file__).resolve().parent
 INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"], ".java": ["java"], ".jar": ["java", "-jar"]}
+BUILT = {".c": "gcc -o", ".cc": "g++ -o", ".cpp": "g++ -o", ".go": "go build -o", ".rs": "rustc -o"}
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "PYENV_ROOT", "GOROOT", "NODE_PATH", "LD_LIBRARY_PATH")
 STARTS = 20.0  # seconds in which it must listen at the latest, to be tested at all
 SOON = 5.0  # seconds in which it should listen
@@ -85,13 +86,21 @@ def check_program(words):
     path = program if os.sep in program else shutil.which(program)
     short = min(os.path.relpath(program), program, key=len) if os.path.isabs(program) else program
     if path is None:
-        raise CannotStart(f"no program in PATH is called {program!r}", "Give the path of your program: ./my_server")
+        hint = "Give the path of your program: ./my_server"
+        if any(program == words[0] for words in INTERPRETERS.values()):
+            hint = f"Install {program}, or open a shell in which it is found."
+        raise CannotStart(f"no program in PATH is called {program!r}", hint)
     if not os.path.exists(path):
         raise CannotStart(f"no file is called {short}", "Is it the right directory, and has the program been built?")
     if os.path.isdir(path):
         raise CannotStart(f"{short} is a directory", "Give the path of the program in it.")
     if not os.path.isfile(path):
         raise CannotStart(f"{short} is no file")
+    if not os.access(path, os.X_OK) and (build := BUILT.get(Path(path).suffix)):
+        name = Path(path).stem
+        raise CannotStart(
+            f"{short} has to be built first", f"{build} {shlex.quote(name)} {shlex.quote(short)}; then check ./{name}"
+        )
     if not os.access(path, os.X_OK):
         raise CannotStart(f"{short} is not executable", f"Make it so: chmod +x {shlex.quote(short)}")
     try:

@@ -263,6 +263,25 @@ NONE = {
 }
 
 
+# Commands, and what is said of them; {folder} has a file server.c.
+COMMANDS = {
+    "{folder}": "is a directory",
+    "/dev/null": "is no file",
+    "{folder}/server.c": "has to be built first",
+    "make && ./server": "which only a shell understands",
+    "'./server": "No closing quotation",
+    "no_such_program_at_all --port {port}": "no program in PATH is called",
+    f"{sys.executable} -c input()": "waits for input, and there is none",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_no_command_is_told_in_one_line(examine, scratch, command):
+    (scratch / "server.c").touch()
+    report, log = examine(command.replace("{folder}", str(scratch)), status=1)
+    assert COMMANDS[command] in report["fatal"], log
+
+
 @pytest.mark.parametrize("what", NONE)
 def test_what_is_no_program_is_told_in_one_line(examine, scratch, what):
     data, mode, words = NONE[what]
