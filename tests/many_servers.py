@@ -16,6 +16,7 @@ import pytest
 from promises import foreign_model
 
 RAN = pytest.StashKey()
+CHURN = 500  # clients that come and go: of what is kept of each of these, too, it can be seen that it grows
 
 
 def pytest_addoption(parser):
@@ -27,7 +28,8 @@ def pytest_sessionstart(session):
     config = session.config
     servers = json.loads(config.getoption("--servers").read_text())
     config.models = [
-        dataclasses.replace(foreign_model(server["command"]), name=name) for name, server in servers.items()
+        dataclasses.replace(foreign_model(server["command"]), name=name, churn=CHURN)
+        for name, server in servers.items()
     ]
     config.stash[RAN] = {name: {} for name in servers}
     config.servers = servers
