@@ -100,6 +100,7 @@ def launch(words, limits, cwd=None):
         end = time.monotonic() + 0.3
         while time.monotonic() < end:
             if not program.running:
+                program.check_no_daemon()
                 raise CannotStart(
                     f"it listened, and does not stay: {program.how_it_ended()}", "Serve until a signal comes."
                 )
@@ -205,6 +206,7 @@ def summary(report, tell):
 
 def main(given=None):
     args = arguments(given)
+    sys.stdout.reconfigure(line_buffering=True)  # also in a pipe each line is seen when it is said
     if args.list:
         for number, stage in enumerate(STAGES, 1):
             print(f"{number:3} {stage.name:10} {stage.title}")
@@ -228,5 +230,4 @@ def main(given=None):
     if report["fatal"]:
         return 1
     summary(report, print)
-    sys.stdout.flush()
     return 0 if all(stage["verdict"] == PASSED for stage in report["stages"]) else 1

@@ -388,11 +388,7 @@ class Program:
             seconds = now - self.begun
             if state["status"] is not None:
                 time.sleep(0.1)
-                if self.tree() and any(port == self.port for _, port in self.listens()):
-                    raise CannotStart(
-                        "it leaves: the process that was started has ended, and another one listens in its place",
-                        "Do not fork into the background (daemon(), nohup, &): stay where you were started.",
-                    )
+                self.check_no_daemon()
                 raise CannotStart(*self.why_it_ended(seconds))
             if any(port == self.port for _, port, _ in listening_sockets()) if LINUX else self.answers():
                 where = self.listens()
@@ -409,7 +405,15 @@ class Program:
                     f"it runs, and listens nowhere {STARTS:.0f} seconds after its start",
                     "It must bind and listen at once. Does it wait for input? Its standard input is /dev/null.",
                 )
-            time.sleep(0.02)
+            time.sleep(min(0.2, 0.01 + seconds / 20))
+
+    def check_no_daemon(self):
+        """The process that was started has ended: has it left another one in its place?"""
+        if any(port == self.port for _, port in self.listens()):
+            raise CannotStart(
+                "it leaves: the process that was started has ended, and another one listens in its place",
+                "Do not fork into the background (daemon(), nohup, &): stay where you were started.",
+            )
 
     def answers(self):
         with contextlib.suppress(OSError):
