@@ -394,6 +394,14 @@ def test_usage(run, options):
     assert process.log.startswith("usage: ") and "Traceback" not in process.log
 
 
+def test_nobody_has_to_read_all_of_it(run):
+    """`python check.py ... | head -1`"""
+    pipe = f"{sys.executable} check.py '{WRONG} {BED / 'wrong' / 'one_line_alone.py'}' | head -1"
+    process = run(["sh", "-c", pipe], cwd=ROOT)
+    assert process.wait() == 0
+    assert process.log == "== Stage 1: it runs, stays, and listens where it should\n"
+
+
 def test_it_needs_no_package(run, scratch):
     process = run([sys.executable, "-S", "-E", str(ROOT / "check.py"), "--list"], cwd=scratch)
     assert process.wait() == 0
