@@ -1306,7 +1306,7 @@ PATIENT = 8.0  # with threads: five, and some for a busy machine
     "C stops reading. A says 16 MiB to the room. B must hear all of it without a stop, and C must be dropped, "
     "since more "
     "than 1 MiB waits for it. In what C got there may be no gap.",
-    needs=(*FRAMED, "leaving.close"),
+    needs=(*FRAMED, "leaving.close", "leaving.end"),
     echoes=False,
 )
 def stuck(room):
