@@ -142,8 +142,7 @@ def soon(room):
 @check(
     "start.taken",
     "It is started a second time, with the same port. The second must end, with a status that is not 0, and the "
-    "first "
-    "must go on.",
+    "first must go on.",
     hint="When bind or listen fails say why on standard error, and end with status 1. (SO_REUSEPORT would let both "
     "listen, each with a part of the clients: use SO_REUSEADDR.)",
 )
@@ -233,8 +232,7 @@ def line_of(peer, seconds):
 @check(
     "broadcast.words",
     "B comes, then A. Nothing may be sent to them. Then A sends a line, and B must get 'HOST:PORT says: ' and the "
-    "line, "
-    "with A's address.",
+    "line, with A's address.",
 )
 def words(room):
     if room.echoes:
@@ -305,9 +303,8 @@ def why_silent(room, speaker, listener, text):
     if unread:
         return (
             f"{listener} got nothing, and what {speaker} sent has not been read by the server",
-            "It serves one client at a time: the second waits until the first has left. It takes a thread for "
-            "each, or "
-            "one loop that waits for all of them (select, poll).",
+            "It serves one client at a time: the second waits until the first has left. It takes a thread for each, "
+            "or one loop that waits for all of them (select, poll).",
         )
     return (
         f"{listener} got nothing of what {speaker} said",
@@ -582,8 +579,7 @@ def stop(room, number):
 
 HINTS = {
     "stop": "At SIGINT and SIGTERM stop accepting, close every connection, and end. Do not wait for clients, or for "
-    "threads that wait for clients. In Python a signal's handler runs between two calls: something must end the "
-    "wait.",
+    "threads that wait for clients. In Python a signal's handler runs between two calls: something must end the wait.",
 }
 
 
@@ -646,9 +642,8 @@ def twice(room):
 @check(
     "stopping.again",
     "It is ended while clients are connected, and started with the same port at once. It must listen again.",
-    hint="!The system keeps closed connections for a minute (TIME_WAIT), and their port with them: set "
-    "SO_REUSEADDR before "
-    "bind.",
+    hint="!The system keeps closed connections for a minute (TIME_WAIT), and their port with them: set SO_REUSEADDR "
+    "before bind.",
 )
 def again(room):
     first = room.start()
@@ -696,9 +691,8 @@ def nothing(room):
     "leaving.close",
     "A, B and C are there, and C leaves. Nothing may be sent because of that; then A speaks, and B must hear it.",
     needs=FRAMED,
-    hint="An empty recv is the end of the stream: take the client out of the list, and close its socket. Who "
-    "leaves is "
-    "not announced.",
+    hint="An empty recv is the end of the stream: take the client out of the list, and close its socket. Who leaves "
+    "is not announced.",
     echoes=False,
 )
 def close(room):
@@ -713,11 +707,11 @@ def close(room):
 
 @check(
     "leaving.end",
-    "A says 'goodbye' and closes its sending side alone. B must hear it, and the server must close the connection "
-    "to A.",
+    "A says 'goodbye' and closes its sending side alone. B must hear it, and the server must close the connection to "
+    "A.",
     needs=FRAMED,
-    hint="An empty recv is the end of the stream, also of one direction: close the socket, or the client waits "
-    "for ever.",
+    hint="An empty recv is the end of the stream, also of one direction: close the socket, or the client waits for "
+    "ever.",
 )
 def end(room):
     speaker, listener = room.pair()
@@ -756,9 +750,8 @@ def reset(room):
 
 @check(
     "leaving.pipe",
-    "While the server is stopped A and Z say much, and ten others close. When it goes on it sends to those who "
-    "have gone. "
-    "B must hear all that A and Z said, and the server must survive.",
+    "While the server is stopped A and Z say much, and ten others close. When it goes on it sends to those who have "
+    "gone. B must hear all that A and Z said, and the server must survive.",
     needs=(*FRAMED, "leaving.close"),
     hint="To send to a client that has gone fails (EPIPE, ECONNRESET, SIGPIPE): that ends this client, and nobody "
     "else.",
@@ -793,13 +786,11 @@ def pipe(room):
 
 @check(
     "leaving.goodbye",
-    "While the server is stopped A says much, and C says 'goodbye' and closes. B must hear C's last words, also "
-    "when to "
-    "send to C fails before they are read.",
+    "While the server is stopped A says much, and C says 'goodbye' and closes. B must hear C's last words, also when "
+    "to send to C fails before they are read.",
     needs=(*FRAMED, "leaving.pipe"),
-    hint="A send that fails says nothing about what the other side had said: read until the end of the stream, "
-    "and drop "
-    "the client then.",
+    hint="A send that fails says nothing about what the other side had said: read until the end of the stream, and "
+    "drop the client then.",
     echoes=False,
 )
 def goodbye(room):
@@ -950,8 +941,7 @@ def exact(room):
     "disconnected; B must hear 'before', and nothing of the long line.",
     needs=(*FRAMED, "leaving.close", "leaving.end"),
     hint="Count what is in a client's buffer without a newline. Past 4096 bytes send that error, close the "
-    "connection, and "
-    "forget what is in the buffer.",
+    "connection, and forget what is in the buffer.",
 )
 def long(room):
     speaker, listener = room.pair()
@@ -1016,9 +1006,8 @@ def endless(room):
 
 @check(
     "limits.room",
-    "With a limit of 256 descriptors (ulimit -n) 300 clients come. Those who find no room must be told 'error: "
-    "the room "
-    "is full' and disconnected; those inside talk on; nothing spins; and when somebody leaves, the next one is "
+    "With a limit of 256 descriptors (ulimit -n) 300 clients come. Those who find no room must be told 'error: the "
+    "room is full' and disconnected; those inside talk on; nothing spins; and when somebody leaves, the next one is "
     "let in.",
     needs=(*FRAMED, "leaving.close", "leaving.reset", "leaving.descriptors", "log.idle"),
     hint="Count the clients, and keep some descriptors back: accept who finds no room, send the error, and close.",
@@ -1126,8 +1115,8 @@ def quick(delays):
     "latency.first",
     "A sends a short line after a pause; again and again. B, whose system acknowledges late, must get it at once.",
     needs=FRAMED,
-    hint="The prefix and the text go out in two writes, and the second waits for the acknowledgement of the first: put "
-    "the line together, and send it with one call. And set TCP_NODELAY.",
+    hint="The prefix and the text go out in two writes, and the second waits for the acknowledgement of the first: "
+    "put the line together, and send it with one call. And set TCP_NODELAY.",
     echoes=False,
 )
 def first_line(room):
@@ -1138,8 +1127,8 @@ def first_line(room):
 
 @check(
     "latency.second",
-    "A sends two short lines, the second when the first has been heard. B must get the second at once, and not some 40 "
-    "ms later.",
+    "A sends two short lines, the second when the first has been heard. B must get the second at once, and not some "
+    "40 ms later.",
     needs=(*FRAMED, "latency.first"),
     hint="Set TCP_NODELAY on each socket that accept returns: without it (Nagle's algorithm) a second small segment "
     "waits until the first is acknowledged.",
@@ -1159,9 +1148,8 @@ def second_line(room):
 @check(
     "log.idle",
     "Nobody is there; then silent clients are, one with half a line. The server may use no CPU all that time.",
-    hint="It must wait in a call that blocks (accept, recv, select, poll), for all there is, and without a "
-    "time-out. Who "
-    "asks whether sockets are writable is always answered yes: ask only while bytes are unsent.",
+    hint="It must wait in a call that blocks (accept, recv, select, poll), for all there is, and without a time-out. "
+    "Who asks whether sockets are writable is always answered yes: ask only while bytes are unsent.",
 )
 def idle(room):
     room.check_idle("with nobody there")
@@ -1209,9 +1197,8 @@ def listening(room):
     if re.search(pattern, room.program.output):
         raise Broken(
             "it says where it listens only when it ends",
-            "!Flush what you write: into a pipe or a file it is kept in a buffer (print(..., flush=True), fflush, "
-            "or use "
-            "standard error).",
+            "!Flush what you write: into a pipe or a file it is kept in a buffer (print(..., flush=True), fflush, or "
+            "use standard error).",
         )
     if not before.strip():
         raise Broken(
@@ -1228,8 +1215,7 @@ def listening(room):
 @check(
     "log.people",
     "A comes, B comes, B leaves. The log must have 'HOST:PORT joined, 1 online', 'joined, 2 online', 'left, 1 "
-    "online', "
-    "each on a line of its own.",
+    "online', each on a line of its own.",
     needs=("log.listening", "broadcast.words", "leaving.end"),
     hint="A line each on standard error: 12:03:04 127.0.0.1:52344 joined, 3 online. Flush it.",
 )
@@ -1303,9 +1289,8 @@ PATIENT = 8.0  # with threads: five, and some for a busy machine
 
 @check(
     "slow.stuck",
-    "C stops reading. A says 16 MiB to the room. B must hear all of it without a stop, and C must be dropped, "
-    "since more "
-    "than 1 MiB waits for it. In what C got there may be no gap.",
+    "C stops reading. A says 16 MiB to the room. B must hear all of it without a stop, and C must be dropped, since "
+    "more than 1 MiB waits for it. In what C got there may be no gap.",
     needs=(*FRAMED, "leaving.close", "leaving.end"),
     echoes=False,
 )
@@ -1326,16 +1311,15 @@ def stuck(room):
             wanted,
             f"while C did not read {b} did not hear what A said",
             "Do not wait for one client while you send to it: a send that blocks holds all up. Make the socket "
-            "non-blocking, keep what it does not take, and send that when it can be written to; or give each "
-            "client a "
-            "queue, and a thread that sends from it.",
+            "non-blocking, keep what it does not take, and send that when it can be written to; or give each client "
+            "a queue, and a thread that sends from it.",
         )
         seconds = time.monotonic() - then
         if seconds > allowed and seconds - room.program.lost_since(before) > allowed:
             raise Broken(
                 f"the room was held up for {seconds:.1f} seconds by C, which did not read",
-                "Do not wait for one client while you send to it. (A thread for each that gives a client up after five "
-                "seconds is allowed to: then say --like thread_per_client.)",
+                "Do not wait for one client while you send to it. (A thread for each that gives a client up after "
+                "five seconds is allowed to: then say --like thread_per_client.)",
             )
         if time.monotonic() - begun > 120:
             raise NotHere("it took longer than two minutes to say 16 MiB")
@@ -1352,9 +1336,8 @@ def check_got(room, c, said):
         where = next((at for at in range(0, len(got), 4096) if got[at : at + 4096] != said[at : at + 4096]), 0)
         raise Broken(
             f"in what C got there is a gap, or something twice, after some {where} bytes",
-            "What the socket did not take must wait, and go out before anything else: send returns how many bytes "
-            "it took, "
-            "which may be fewer than you gave it. Keep the rest.",
+            "What the socket did not take must wait, and go out before anything else: send returns how many bytes it "
+            "took, which may be fewer than you gave it. Keep the rest.",
             said[where : where + 4096],
             bytes(got[where : where + 4096]),
         )
@@ -1375,8 +1358,7 @@ def check_got(room, c, said):
     "C reads slowly: a little at once, with pauses, and never has much to read. C must get every byte, in order.",
     needs=(*FRAMED, "slow.stuck"),
     hint="A client that is merely slow is no reason to drop it, or a part of what it is to be sent: keep what the "
-    "socket "
-    "does not take, up to 1 MiB, and ask for writability meanwhile.",
+    "socket does not take, up to 1 MiB, and ask for writability meanwhile.",
     echoes=False,
 )
 def slowly(room):
@@ -1452,8 +1434,7 @@ class Flood:
     "Three clients send blank lines as fast as they can. Meanwhile A and B talk, and must hear each other.",
     needs=(*FRAMED, "framing.blank"),
     hint="Read from a client once, 4096 bytes at most, and then look after the others: who reads until nothing is "
-    "left "
-    "never comes to the end of a flood.",
+    "left never comes to the end of a flood.",
     echoes=False,
 )
 def turns(room):
@@ -1472,9 +1453,8 @@ def turns(room):
 
 @check(
     "fairness.flood",
-    "A client sends messages as fast as it can for a second. Who does not keep up may be dropped, but afterwards "
-    "the room "
-    "must be open, and quiet.",
+    "A client sends messages as fast as it can for a second. Who does not keep up may be dropped, but afterwards the "
+    "room must be open, and quiet.",
     needs=(*FRAMED, "slow.stuck", "leaving.reset", "leaving.pipe", "log.rest"),
     hint="What waits for each client needs a bound, and so does what waits between your threads.",
     echoes=False,

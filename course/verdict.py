@@ -20,8 +20,7 @@ DEATHS = (
     (
         r"SIGPIPE",
         "It sent to a client that had gone, and the system's answer to that is SIGPIPE, which ends a program that "
-        "does "
-        "nothing about it. Ignore it once at the start, signal(SIGPIPE, SIG_IGN), or send with MSG_NOSIGNAL.",
+        "does nothing about it. Ignore it once at the start, signal(SIGPIPE, SIG_IGN), or send with MSG_NOSIGNAL.",
     ),
     (r"SIGSEGV|SIGBUS|SIGABRT", "A memory fault: run it under gdb or valgrind, or build with -fsanitize=address."),
     (
