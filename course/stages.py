@@ -744,6 +744,7 @@ def reset(room):
         # A half line may be heard, too: a send that fails takes the reset away, and recv tells an end without one.
         if not b.hears(a.line(f"still here {number}"), PATIENCE):
             raise Broken(f"{b} did not hear {a}", "", a.line(f"still here {number}"), bytes(b.unread), b)
+        b.unread.clear()
         time.sleep(0.03)
     return None
 
@@ -1202,7 +1203,10 @@ def listening(room):
         )
     if not before.strip():
         raise Broken(
-            "it says nothing at all", "!Say on standard error where you listen, and who comes and goes.", wanted, b""
+            "it says nothing at all",
+            "!Say on standard error where you listen, and who comes and goes. What you print elsewhere has to be flushed.",
+            wanted,
+            b"",
         )
     raise Broken(
         "its first line does not say where it listens",
