@@ -1204,7 +1204,7 @@ def listening(room):
     if not before.strip():
         raise Broken(
             "it says nothing at all",
-            "!Say on standard error where you listen, and who comes and goes. What you print elsewhere has to be flushed.",
+            "!Say on standard error where you listen, and who comes and goes. What you print has to be flushed.",
             wanted,
             b"",
         )
