@@ -343,15 +343,16 @@ class Room:
         return False
 
     def patiently(self, condition, seconds=PATIENCE, program=None, every=0.05):
-        """Call `condition` until it is true, or the time is over and the server (or another `program`) was not kept
-        from running by others. What the condition gave last."""
-        program, end = program or self.program, time.monotonic() + seconds + LONGEST
+        """Call `condition` until it is true, or so many seconds are over in which the server (or another `program`) and
+        we were not kept from running by others. What the condition gave last."""
+        program, begun = program or self.program, time.monotonic()
+        before = program.starved()
         result = wait_until(condition, seconds, every)
-        while not result and time.monotonic() < end:
-            before = program.starved()
-            result = wait_until(condition, 1.0, every)
-            if program.lost_since(before) < 0.2:
+        while not result:
+            passed = time.monotonic() - begun
+            if passed - program.lost_since(before) > seconds or passed > seconds + LONGEST:
                 break
+            result = wait_until(condition, 0.5, every)
         return result
 
     def await_read(self, peer):

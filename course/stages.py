@@ -911,7 +911,7 @@ def keepalive(room):
             if int(row[1].rpartition(":")[2], 16) == room.program.port and int(row[2].rpartition(":")[2], 16) in ours
         ]
 
-    if not room.patiently(lambda: timers() and all(timer == "02" for timer in timers()), 3):
+    if not room.patiently(lambda: timers() and all(timer == "02" for timer in timers()), 3, every=0.2):
         raise Broken("no keepalive timer runs for the server's side of the connection")
 
 
@@ -1020,7 +1020,9 @@ def full(room):
     for _ in range(300):
         peers.append(room.connect())
     waiting = room.unaccepted()
-    while waiting and room.patiently(lambda most=waiting: room.unaccepted() < most, 3):  # it is still letting them in
+    while waiting and room.patiently(
+        lambda most=waiting: room.unaccepted() < most, 3, every=0.1
+    ):  # it is still letting them in
         waiting = room.unaccepted()
     if not LINUX:
         time.sleep(3)
