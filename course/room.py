@@ -4,9 +4,12 @@ What is not as it should be raises `Broken`, with what was sent, what came, what
 """
 
 import contextlib
+import fcntl
 import select
 import socket
 import struct
+import sys
+import termios
 import time
 
 from course.program import LINUX, Program, socket_table, wait_until
@@ -368,6 +371,13 @@ class Room:
             if row[1].endswith(f":{self.program.port:04X}") and row[2].endswith(ours):
                 return int(row[4].partition(":")[2], 16), row[9] != "0"
         return 0, True
+
+    def queued(self, peer):
+        """How many bytes that the server has sent to a client wait in the system, on either side. Linux alone tells."""
+        ours = f":{int(peer.name.rpartition(':')[2]):04X}"
+        rows = [row for row in socket_table() if row[1].endswith(f":{self.program.port:04X}") and row[2].endswith(ours)]
+        unread = int.from_bytes(fcntl.ioctl(peer.sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return unread + sum(int(row[4].partition(":")[0], 16) for row in rows)
 
     def unaccepted(self):
         """How many connections wait for the server to accept them; 0 where nobody tells."""

@@ -1020,10 +1020,8 @@ def full(room):
     for _ in range(300):
         peers.append(room.connect())
     waiting = room.unaccepted()
-    while waiting and room.patiently(
-        lambda most=waiting: room.unaccepted() < most, 3, every=0.1
-    ):  # it is still letting them in
-        waiting = room.unaccepted()
+    while waiting and room.patiently(lambda most=waiting: room.unaccepted() < most, 3, every=0.1):
+        waiting = room.unaccepted()  # it is still letting them in
     if not LINUX:
         time.sleep(3)
     time.sleep(0.4)
@@ -1290,6 +1288,10 @@ def closed(room):
 
 CHUNK = [f"{number:04} " + "x" * 1000 for number in range(32)]  # 32 KiB when said
 STALL = 3.0  # seconds that nobody may be held up
+HOW_MANY = (
+    "What the socket did not take must wait, and go out before anything else: send returns how many bytes it took, "
+    "which may be fewer than you gave it. Keep the rest."
+)
 PATIENT = 8.0  # with threads: five, and some for a busy machine
 
 
@@ -1342,8 +1344,7 @@ def check_got(room, c, said):
         where = next((at for at in range(0, len(got), 4096) if got[at : at + 4096] != said[at : at + 4096]), 0)
         raise Broken(
             f"in what C got there is a gap, or something twice, after some {where} bytes",
-            "What the socket did not take must wait, and go out before anything else: send returns how many bytes it "
-            "took, which may be fewer than you gave it. Keep the rest.",
+            HOW_MANY,
             said[where : where + 4096],
             bytes(got[where : where + 4096]),
         )
@@ -1372,24 +1373,33 @@ def slowly(room):
     (c,) = room.join(1, receive_buffer=4096)
     c.letter, c.deaf = "C", True
     data, wanted = "".join(f"{text}\n" for text in CHUNK).encode(), b"".join(map(a.line, CHUNK))
-    said, got = wanted * 24, bytearray()
+    said, got, all_said = bytearray(), bytearray(), threading.Event()
+
+    def say():
+        a.send(data)
+        b.expect(wanted)
+        said.extend(wanted)
 
     def read():
         with contextlib.suppress(OSError):
-            while len(got) < len(said) and (some := c.read_some(4096, PATIENCE)):
+            while not (all_said.is_set() and len(got) >= len(said)) and (some := c.read_some(16384, PATIENCE)):
                 got.extend(some)
                 time.sleep(0.002)
 
+    # Until the system's buffers are full, and the rest waits in the server. (Who waits in a send gives C up meanwhile.)
+    while LINUX and room.like != "thread_per_client" and len(said) - room.queued(c) < 300_000 and len(said) < 20 * MIB:
+        say()
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    for _ in range(24):
-        a.send(data)
-        b.expect(wanted)
+    for _ in range(8 if said else 24):
+        say()
+    all_said.set()
     reader.join()
     if got != said:
         place = next((at for at, (x, y) in enumerate(zip(got, said, strict=False)) if x != y), len(got))
         ended = f", then {c.ended}" if c.ended else ""
-        raise Broken(f"C got {len(got)} bytes of {len(said)}{ended}; they part after {place}")
+        hint = "" if c.ended else HOW_MANY
+        raise Broken(f"C got {len(got)} bytes of {len(said)}{ended}; they part after {place}", hint)
 
 
 @check(

@@ -21,6 +21,15 @@ LANGUAGES = {
 }
 
 
+def program(name):
+    """The name of a program that a test takes, or a skip; where all must be there gcc is one of them (see .ci/run)."""
+    if not shutil.which(name):
+        if name == "gcc" and os.environ.get("CHAT_ALL_PROGRAMS"):
+            pytest.fail(f"there is no {name}")
+        pytest.skip(f"{name} is not installed")
+    return name
+
+
 def built(name, folder, changes=None):
     """The command that starts one of them, with {port}. What has to be built is built in the folder; or skip.
 
@@ -28,10 +37,7 @@ def built(name, folder, changes=None):
     """
     source = FOLDER / name
     needs, build, command = LANGUAGES[source.suffix]
-    if not shutil.which(needs):
-        if needs == "gcc" and os.environ.get("CHAT_ALL_PROGRAMS"):
-            pytest.fail(f"there is no {needs}")
-        pytest.skip(f"{needs} is not installed")
+    program(needs)
     if source.suffix == ".c" and sys.platform != "linux":
         pytest.skip("it waits with epoll, which only Linux has")
     if changes:
