@@ -4,6 +4,7 @@
 It needs CPython 3.11 or later and nothing else, no package and no virtual environment. course/README.md tells more.
 """
 
+import os
 import sys
 
 if sys.version_info < (3, 11):  # noqa: UP036 (a student's may be older)
@@ -18,3 +19,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # nobody reads on, as in `python check.py ./my_server | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)

@@ -23,7 +23,8 @@ import subprocess
 import sys
 import time
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+LIBC = ctypes.CDLL(None)
 LINUX = sys.platform == "linux"
 HEAD, TAIL = 4 << 10, 64 << 10  # bytes of the output that are kept: its beginning and its end
 EVERY = 0.2  # seconds between two looks at memory and processes
@@ -45,14 +46,14 @@ def processes():
     return found
 
 
-def descendants(root, group=None, surely=False):
+def descendants(root, group=None, surely=False, most=sys.maxsize):
     """What descends from a process, or is in the group: a dictionary of pid and bytes in memory.
 
     The kernel's own lists of children are quick to read, and may lack one while others end. `surely`: all processes
-    are looked through.
+    are looked through. `most`: of more than so many it is enough to know some.
     """
     found = {}
-    if LINUX and not surely and (quick := listed_below(root)) is not None:
+    if LINUX and not surely and (quick := listed_below(root, most)) is not None:
         page = os.sysconf("SC_PAGE_SIZE")
         for pid in quick:
             with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{pid}/stat", "rb") as file:
@@ -74,10 +75,11 @@ def descendants(root, group=None, surely=False):
     return found
 
 
-def listed_below(root):
-    """The pids below a process, by the kernel's lists of children (proc(5)); None where it has none."""
+def listed_below(root, most=sys.maxsize):
+    """The pids below a process, by the kernel's lists of children (proc(5)); None where it has none. `most`: not many
+    more than so many are listed."""
     found, below = [], [root]
-    while below:
+    while below and len(found) <= most:
         pid = below.pop()
         try:
             for task in os.listdir(f"/proc/{pid}/task"):
@@ -143,6 +145,8 @@ class Guard:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)  # nohup, or a shell's background, may have had them ignored
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if LINUX:  # should it end its guard, the system ends it
+            LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (512 * MIB, 512 * MIB))  # of a file, shared memory included
         nofile = self.options.get("nofile")
@@ -177,12 +181,12 @@ class Guard:
                 if pid == self.pid:
                     self.status = os.waitstatus_to_exitcode(status)
 
-    def tree(self, surely=False):
-        return descendants(os.getpid(), None if LINUX else self.pid, surely)
+    def tree(self, surely=False, most=sys.maxsize):
+        return descendants(os.getpid(), None if LINUX else self.pid, surely, most)
 
     def watch(self):
         """Kill it all if it takes more than it may."""
-        tree = self.tree()
+        tree = self.tree(most=self.options["processes"])
         memory = sum(tree.values())
         if memory > self.options["memory"] and LINUX:
             memory = own_memory(tree)
@@ -190,21 +194,40 @@ class Guard:
         if memory > self.options["memory"]:
             self.over = f"{memory // MIB} MiB of memory, and may take {self.options['memory'] // MIB}"
         elif len(tree) > self.options["processes"]:
-            self.over = f"{len(tree)} processes, and may take {self.options['processes']}"
+            self.over = f"more than {self.options['processes']} processes, which is what it may take"
         if self.over:
             self.kill()
 
     def kill(self):
-        """End the program and all that descends from it. What is stopped first cannot make more."""
+        """End the program and all that descends from it.
+
+        A group of processes is ended at one blow: who makes processes faster than they can be counted, a fork bomb,
+        makes them in its own group. What is in other ones is stopped first, so that it cannot make more.
+        """
         end = time.monotonic() + 10
-        while (tree := self.tree() or self.tree(surely=True)) and time.monotonic() < end:
+        while time.monotonic() < end:
+            if self.group_is_its_own():
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            self.reap()
+            if not (tree := self.tree() or self.tree(surely=True)):
+                break
             for number in (signal.SIGSTOP, signal.SIGKILL):
                 for pid in tree:
                     with contextlib.suppress(ProcessLookupError, PermissionError):
                         os.kill(pid, number)
-            self.reap()
             time.sleep(0.002)
         self.reap()
+
+    def group_is_its_own(self):
+        """Whether the group that was made for the program is still that one: its number may be used anew."""
+        if self.pid is None or self.status is None:
+            return self.pid is not None
+        for pid in self.tree(most=100):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(pid) == self.pid:
+                    return True
+        return False
 
     def state(self):
         self.read()
@@ -245,8 +268,10 @@ def main():
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the end of the pipe is what ends this
     if LINUX:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     guard = Guard(options)
+    with contextlib.suppress(OSError):  # root alone may
+        os.setpriority(os.PRIO_PROCESS, 0, -10)  # so that it gets its turn among thousands that it is to end
     try:
         guard.run()
     except (BrokenPipeError, ConnectionError):

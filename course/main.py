@@ -33,7 +33,7 @@ def arguments(given):
     parser.add_argument("--list", action="store_true", help="list the stages and their checks, and test nothing")
     parser.add_argument("--like", default="", choices=LIKE, metavar="MODEL", help="expect no more than of this model")
     parser.add_argument("--memory", type=positive, default=1024, metavar="MIB", help="MiB it may take (1024)")
-    parser.add_argument("--processes", type=positive, default=2500, metavar="N", help="processes it may take (2500)")
+    parser.add_argument("--processes", type=positive, default=1000, metavar="N", help="processes it may take (1000)")
     parser.add_argument("--time", type=positive, default=170, metavar="SECONDS", help="for all stages together (170)")
     parser.add_argument("--json", metavar="FILE", help="write the results there, too")
     args = parser.parse_args(given)
@@ -100,6 +100,7 @@ def launch(words, limits, cwd=None):
         end = time.monotonic() + 0.3
         while time.monotonic() < end:
             if not program.running:
+                program.check_no_daemon()
                 raise CannotStart(
                     f"it listened, and does not stay: {program.how_it_ended()}", "Serve until a signal comes."
                 )
@@ -165,7 +166,7 @@ def examine(command, limits, like="", only=None, numbers=None, every=False, budg
                     "verdict": verdict,
                     "because": course.verdict_of(stage)[1].strip(" ()"),
                     "what": broken.broken.what if broken else "",
-                    "hint": (broken.broken.hint.strip("!") or broken.check.hint) if broken else "",
+                    "hint": (broken.broken.hint or broken.check.hint).removeprefix("!") if broken else "",
                     "seconds": round(sum(result.seconds for result in results.values()), 2),
                     "checks": {
                         name: {
@@ -205,6 +206,7 @@ def summary(report, tell):
 
 def main(given=None):
     args = arguments(given)
+    sys.stdout.reconfigure(line_buffering=True)  # also in a pipe each line is seen when it is said
     if args.list:
         for number, stage in enumerate(STAGES, 1):
             print(f"{number:3} {stage.name:10} {stage.title}")
@@ -228,5 +230,4 @@ def main(given=None):
     if report["fatal"]:
         return 1
     summary(report, print)
-    sys.stdout.flush()
     return 0 if all(stage["verdict"] == PASSED for stage in report["stages"]) else 1

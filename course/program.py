@@ -22,9 +22,11 @@ from course.guard import LINUX, descendants
 
 HERE = Path(__file__).resolve().parent
 INTERPRETERS = {".py": [sys.executable], ".js": ["node"], ".mjs": ["node"], ".java": ["java"], ".jar": ["java", "-jar"]}
+BUILT = {".c": "gcc -o", ".cc": "g++ -o", ".cpp": "g++ -o", ".go": "go build -o", ".rs": "rustc -o"}
 KEPT = ("PATH", "LANG", "LC_ALL", "TZ", "JAVA_HOME", "PYENV_ROOT", "GOROOT", "NODE_PATH", "LD_LIBRARY_PATH")
 STARTS = 20.0  # seconds in which it must listen at the latest, to be tested at all
 SOON = 5.0  # seconds in which it should listen
+ENDED_ITS_GUARD = "it has ended the process of check.py that looks after it"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Limits:
     """What a program may take: bytes of memory, processes; and as whom it runs, if not as ourselves."""
 
     memory: int = 1 << 30
-    processes: int = 2500
+    processes: int = 1000
     user: int | None = None
     group: int | None = None
     home: str | None = None  # its HOME, if not ours
@@ -58,6 +60,11 @@ def words_of(command, folder=None):
         raise CannotStart(f"the command cannot be read: {error}: {command}") from None
     if not words:
         raise CannotStart("the command is empty")
+    if not Path(command).exists() and (signs := {"&&", "||", "|", ";", "&", ">", "2>", ">>"}.intersection(words)):
+        raise CannotStart(
+            f"the command has {min(signs)}, which only a shell understands, and none is asked: {command}",
+            "Build your program first. Where it takes a shell, put the command into a script that ends with exec.",
+        )
     if os.path.exists(os.path.join(folder or "", command)):  # a path with blanks in it
         words = [command]
     if not any("{port}" in word for word in words):
@@ -77,13 +84,23 @@ def check_program(words):
     """Raise CannotStart if what these words name is seen to be no program, before anything is run."""
     program = words[0]
     path = program if os.sep in program else shutil.which(program)
-    short = os.path.relpath(program) if os.path.isabs(program) else program
+    short = min(os.path.relpath(program), program, key=len) if os.path.isabs(program) else program
     if path is None:
-        raise CannotStart(f"no program in PATH is called {program!r}", "Give the path of your program: ./my_server")
+        hint = "Give the path of your program: ./my_server"
+        if any(program == words[0] for words in INTERPRETERS.values()):
+            hint = f"Install {program}, or open a shell in which it is found."
+        raise CannotStart(f"no program in PATH is called {program!r}", hint)
     if not os.path.exists(path):
         raise CannotStart(f"no file is called {short}", "Is it the right directory, and has the program been built?")
     if os.path.isdir(path):
         raise CannotStart(f"{short} is a directory", "Give the path of the program in it.")
+    if not os.path.isfile(path):
+        raise CannotStart(f"{short} is no file")
+    if not os.access(path, os.X_OK) and (build := BUILT.get(Path(path).suffix)):
+        name = Path(path).stem
+        raise CannotStart(
+            f"{short} has to be built first", f"{build} {shlex.quote(name)} {shlex.quote(short)}; then check ./{name}"
+        )
     if not os.access(path, os.X_OK):
         raise CannotStart(f"{short} is not executable", f"Make it so: chmod +x {shlex.quote(short)}")
     try:
@@ -254,6 +271,8 @@ class Program:
         elif self.last is None:
             self.last = dict.fromkeys(("pid", "status"), None) | {"error": "the guard has ended", "over": ""}
             self.last |= {"head": b"", "tail": b"", "count": 0, "most": 0}
+        elif self.guard.poll() and self.last["status"] is None:  # the program has ended its guard, and itself with it
+            self.last["status"] = -signal.SIGKILL
         return self.last
 
     @property
@@ -335,9 +354,15 @@ class Program:
                         waited[task] = int(file.read().split()[1]) / 1e9
         return waited
 
+    def lost_since(self, before, ours=True):
+        """Seconds, of all threads together, that were lost so since starved() gave `before`."""
+        return sum(max(0.0, now - before.get(task, 0.0)) for task, now in self.starved(ours).items())
+
     def how_it_ended(self):
         """The end of the process in words, or "" while it runs."""
         state = self.ask()
+        if self.guard.poll():
+            return ENDED_ITS_GUARD
         if state["over"]:
             return f"it was ended: it took {state['over']}"
         status = state["status"]
@@ -363,17 +388,13 @@ class Program:
             seconds = now - self.begun
             if state["status"] is not None:
                 time.sleep(0.1)
-                if self.tree() and any(port == self.port for _, port in self.listens()):
-                    raise CannotStart(
-                        "it leaves: the process that was started has ended, and another one listens in its place",
-                        "Do not fork into the background (daemon(), nohup, &): stay where you were started.",
-                    )
+                self.check_no_daemon()
                 raise CannotStart(*self.why_it_ended(seconds))
             if any(port == self.port for _, port, _ in listening_sockets()) if LINUX else self.answers():
                 where = self.listens()
                 if not LINUX or any(port == self.port for _, port in where):
                     self.check_host(where)
-                    return max(0.0, now - self.begun - max(self.starved(ours=False).values(), default=0.0))
+                    return max(0.0, now - self.begun - sum(self.starved(ours=False).values()))
             if seconds > 2 and LINUX and (where := self.listens()):
                 elsewhere = elsewhere or now
                 if now - elsewhere > 1:
@@ -384,7 +405,15 @@ class Program:
                     f"it runs, and listens nowhere {STARTS:.0f} seconds after its start",
                     "It must bind and listen at once. Does it wait for input? Its standard input is /dev/null.",
                 )
-            time.sleep(0.02)
+            time.sleep(min(0.2, 0.01 + seconds / 20))
+
+    def check_no_daemon(self):
+        """The process that was started has ended: has it left another one in its place?"""
+        if any(port == self.port for _, port in self.listens()):
+            raise CannotStart(
+                "it leaves: the process that was started has ended, and another one listens in its place",
+                "Do not fork into the background (daemon(), nohup, &): stay where you were started.",
+            )
 
     def answers(self):
         with contextlib.suppress(OSError):
@@ -416,6 +445,8 @@ class Program:
             return f"the port was taken: {how}", "Something of an earlier run may still be there."
         if re.search(r"ModuleNotFoundError|Cannot find module|ClassNotFound|Could not find or load main", output):
             return f"something that it needs is not there: {how}", "Its output says what."
+        if re.search(r"EOFError|NoSuchElementException", output):
+            return f"it waits for input, and there is none: {how}", "Its port is its last argument; nobody types."
         if not seconds or not output.strip():
             return f"{how} at once, without a word", "It must serve until a signal comes."
         return f"{how} before it listened", "Its output may say why."
@@ -425,9 +456,13 @@ class Program:
         with contextlib.suppress(OSError):
             self.files += [name for name in os.listdir(self.scratch) if not name.startswith(("hsperfdata", "."))]
         self.ask("kill")
-        self.guard.stdin.close()
+        with contextlib.suppress(OSError):
+            self.guard.stdin.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.guard.wait(15)
+        if self.guard.returncode and self.last["pid"]:  # the program has ended its guard
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.last["pid"], signal.SIGKILL)
         self.guard.stdout.close()
         shutil.rmtree(self.scratch, ignore_errors=True)
 

@@ -4,12 +4,15 @@ What is not as it should be raises `Broken`, with what was sent, what came, what
 """
 
 import contextlib
+import fcntl
 import select
 import socket
 import struct
+import sys
+import termios
 import time
 
-from course.program import Program, wait_until
+from course.program import LINUX, Program, socket_table, wait_until
 
 PATIENCE = 10.0  # seconds for anything that must happen
 LONGEST = 50.0  # seconds that are added to that at most, if the machine is busy
@@ -153,7 +156,7 @@ class Peer:
             try:
                 data = self.sock.recv(count)
             except TimeoutError:
-                return b""
+                return self.read_some(count, 1.0) if self.room.starves(self.sock) else b""
             except OSError:
                 data, self.ended = b"", "reset"
             if not data:
@@ -269,7 +272,14 @@ class Room:
         if not listeners:
             helper = self.connect()
             listeners = [helper]
-        end, pause, said = time.monotonic() + PATIENCE + count / 50, 0.1, []
+        self.speak_to(speaker, listeners)
+        if helper:
+            helper.deaf = True
+        return newcomers
+
+    def speak_to(self, speaker, listeners):
+        """Let `speaker` speak until each of the listeners has heard it, and take away what it said."""
+        end, pause, said = time.monotonic() + PATIENCE + len(listeners) / 50, 0.1, []
         waiting = list(listeners)
         while waiting:
             self.calls += 1
@@ -295,9 +305,6 @@ class Room:
                 raise Broken(f"{peer} no longer hears {speaker}", expected=said[-1], came=bytes(peer.unread), who=peer)
             for line in said:
                 peer.unread = peer.unread.replace(line, b"", 1)
-        if helper:
-            helper.deaf = True
-        return newcomers
 
     def pair(self):
         """A client that speaks and one that hears it; the same one where the server only echoes."""
@@ -334,9 +341,48 @@ class Room:
             ready, _, _ = select.select([sock], [], [], 1.0)
             if ready:
                 return True
-            if sum(max(0.0, now - before.get(task, 0.0)) for task, now in self.program.starved().items()) < 0.2:
+            if self.program.lost_since(before) < 0.2:
                 return False
         return False
+
+    def patiently(self, condition, seconds=PATIENCE, program=None, every=0.05):
+        """Call `condition` until it is true, or so many seconds are over in which the server (or another `program`) and
+        we were not kept from running by others. What the condition gave last."""
+        program, begun = program or self.program, time.monotonic()
+        before = program.starved()
+        result = wait_until(condition, seconds, every)
+        while not result:
+            passed = time.monotonic() - begun
+            if passed - program.lost_since(before) > seconds or passed > seconds + LONGEST:
+                break
+            result = wait_until(condition, 0.5, every)
+        return result
+
+    def await_read(self, peer):
+        """Wait until the server has read what the client has sent; where nobody tells, a little while."""
+        time.sleep(0.05 if LINUX else 0.3)
+        self.patiently(lambda: self.at_server(peer)[0] == 0, every=0.01)
+
+    def at_server(self, peer):
+        """How many bytes that a client has sent wait in the system for the server to read them; and whether the server
+        has accepted the connection. 0 and True where nobody tells."""
+        ours = f":{int(peer.name.rpartition(':')[2]):04X}"
+        for row in socket_table():
+            if row[1].endswith(f":{self.program.port:04X}") and row[2].endswith(ours):
+                return int(row[4].partition(":")[2], 16), row[9] != "0"
+        return 0, True
+
+    def queued(self, peer):
+        """How many bytes that the server has sent to a client wait in the system, on either side. Linux alone tells."""
+        ours = f":{int(peer.name.rpartition(':')[2]):04X}"
+        rows = [row for row in socket_table() if row[1].endswith(f":{self.program.port:04X}") and row[2].endswith(ours)]
+        unread = int.from_bytes(fcntl.ioctl(peer.sock, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return unread + sum(int(row[4].partition(":")[0], 16) for row in rows)
+
+    def unaccepted(self):
+        """How many connections wait for the server to accept them; 0 where nobody tells."""
+        port = f":{self.program.port:04X}"
+        return sum(row[1].endswith(port) and row[3] == "01" and row[9] == "0" for row in socket_table())
 
     def check_idle(self, what, hint="", work=1.0):
         """It may not use CPU for long while nothing happens: only who never rests spins. `work`: seconds of CPU that it
@@ -349,7 +395,7 @@ class Room:
             before, waited, then = self.program.cpu(), self.program.starved(ours=False), time.monotonic()
             time.sleep(0.3)
             seconds, used = time.monotonic() - then, max(0.0, self.program.cpu() - before)
-            lost = sum(max(0.0, now - waited.get(task, now)) for task, now in self.program.starved(ours=False).items())
+            lost = self.program.lost_since(waited, ours=False)
             if used < 0.02 and lost < seconds / 2:
                 return
             total, free = total + used, free + max(used, seconds - lost)
@@ -360,5 +406,5 @@ class Room:
             raise Broken(f"{what}, it uses {total / free:.0%} of the processor that it could have", hint)
 
     def check_descriptors(self, most, what, hint=""):
-        if not wait_until(lambda: self.program.descriptors() <= most, 5, every=0.05):
+        if not self.patiently(lambda: self.program.descriptors() <= most, 5):
             raise Broken(f"{what} it holds {self.program.descriptors()} descriptors, and held {most} before", hint)

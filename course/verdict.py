@@ -7,7 +7,7 @@ import textwrap
 import time
 from dataclasses import dataclass, field
 
-from course.program import CannotStart
+from course.program import ENDED_ITS_GUARD, CannotStart
 from course.room import Broken, NotHere
 
 MOST_LINES = 60  # of a stage
@@ -16,11 +16,11 @@ SHOWN = 64  # bytes of a literal around the difference
 PASSED, BROKEN, NOT_TESTED = "passed", "BROKEN", "not tested"
 
 DEATHS = (
+    (ENDED_ITS_GUARD, "A server ends nobody but itself: to which process does it send a signal?"),
     (
         r"SIGPIPE",
         "It sent to a client that had gone, and the system's answer to that is SIGPIPE, which ends a program that "
-        "does "
-        "nothing about it. Ignore it once at the start, signal(SIGPIPE, SIG_IGN), or send with MSG_NOSIGNAL.",
+        "does nothing about it. Ignore it once at the start, signal(SIGPIPE, SIG_IGN), or send with MSG_NOSIGNAL.",
     ),
     (r"SIGSEGV|SIGBUS|SIGABRT", "A memory fault: run it under gdb or valgrind, or build with -fsanitize=address."),
     (
@@ -53,7 +53,7 @@ DEATHS = (
 @dataclass
 class Check:
     """One thing that is tested. `tells`: what is sent and what must come; `needs`: checks without which it says
-    nothing; `room`: it takes two who hear each other."""
+    nothing; `room`: it takes two who hear each other. A hint that begins with `!` stays, also when the server ended."""
 
     name: str
     stage: str
@@ -88,12 +88,17 @@ class Result:
 
 
 def hint_of_death(how, output):
-    """What to do about the end of a program, by how it ended and by the end of its output."""
+    """What to do about the end of a program, by how it ended and by the end of its output; "" if that is not known."""
     last = output[-3000:]
     for pattern, hint in DEATHS:
         if re.search(pattern, how) or re.search(pattern, last):
             return hint
     return ""
+
+
+def said_already(check, broken):
+    """Whether the end of the program is what the check is about, so that no more is to be said of it: `!` says so."""
+    return (broken.hint or check.hint).startswith("!")
 
 
 class OutOfTime(BaseException):
@@ -111,6 +116,7 @@ class Course:
         """`every`: go on in a stage after its first failure; `budget`: seconds for all; `tell`: prints a line."""
         self.room, self.stages, self.every, self.tell = room, stages, every, tell
         self.results = {}
+        self.deaths = {}  # what is to be done about an end of the program: the check that it was first seen in
         self.end = time.monotonic() + budget
         self.all_checks = {check.name: check for stage in stages for check in stage.checks}
 
@@ -157,12 +163,17 @@ class Course:
             result.verdict, result.broken = BROKEN, Broken(f"it was started anew, and {error}", error.hint)
         except Broken as broken:
             result.verdict, result.broken = BROKEN, broken
-            program = room.program
-            if program:
-                if broken.hint != "!" and (how := self.ended(program)):
+            if room.program:
+                result.output = room.program.output
+                how = self.ended(room.program)
+                if said_already(check, broken) and how != ENDED_ITS_GUARD:
+                    how = ""
+                if how:
                     broken.what += f"; {how}"
-                    broken.hint = hint_of_death(how, program.output) or broken.hint
-                result.output = program.output
+                if how and (hint := hint_of_death(how, result.output)):
+                    broken.hint = hint
+                    if (first := self.deaths.setdefault(hint, check.name)) != check.name:
+                        result.verdict, result.broken, result.because = NOT_TESTED, None, f"because of {first}"
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
@@ -298,8 +309,8 @@ def explain(lines, result):
         if mark:
             lines.add(f"{indent}           {mark}")
     show_output(lines, result.output, indent)
-    if hint := broken.hint.strip("!") or result.check.hint:
-        lines.wrap(hint, f"{indent}Hint: ")
+    if hint := broken.hint or result.check.hint:
+        lines.wrap(hint.removeprefix("!"), f"{indent}Hint: ")
 
 
 def show_output(lines, output, indent, most=6):

@@ -1,8 +1,9 @@
 """Run a wrong server with tests/wrong_servers/base.py in its reach: `python run_wrong.py WRONG.py PORT`."""
 
-import runpy
+import os
 import sys
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent / "tests" / "wrong_servers"))
-runpy.run_path(sys.argv.pop(1), run_name="__main__")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, f"{ROOT}/tests/wrong_servers")
+with open(sys.argv.pop(1)) as file:
+    exec(compile(file.read(), file.name, "exec"))

@@ -1,5 +1,6 @@
 """The descriptor of a client that left is not freed."""
 
+import contextlib
 import socket
 
 from base import Chat, main
@@ -11,7 +12,8 @@ class Wrong(Chat):
     def drop(self, client):
         if client.sock in self.clients:
             self.leaked = *self.leaked, client.sock.dup()
-            client.sock.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(OSError):  # it has been reset
+                client.sock.shutdown(socket.SHUT_RDWR)
         super().drop(client)
 
 

@@ -1,7 +1,8 @@
-"""It writes as fast as it can to its log, and nothing that says anything."""
+"""It writes megabytes a second to its log, and nothing that says anything."""
 
 import os
 import threading
+import time
 
 from base import Chat, main
 
@@ -14,6 +15,7 @@ class Wrong(Chat):
     def write(self):
         while True:
             os.write(2, b"debug debug debug\n" * 1000)
+            time.sleep(0.003)
 
 
 main(Wrong)

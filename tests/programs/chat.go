@@ -1,5 +1,6 @@
-// A chat server in Go that keeps the contract: two goroutines for each client, one lock. It is one of those that
-// check.py must find nothing wrong with.
+// A right chat server in Go, with two goroutines for each client and one lock: the suite must have nothing against it.
+//
+//	go build chat.go && ./chat PORT
 package main
 
 import (
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,6 +29,8 @@ type client struct {
 	closed  bool
 	tooSlow bool
 }
+
+var digits = regexp.MustCompile("^[0-9]{1,5}$")
 
 var (
 	lock    sync.Mutex
@@ -187,16 +191,16 @@ func (c *client) read() {
 }
 
 func main() {
-	port := "9669"
-	if len(os.Args) > 1 {
-		port = os.Args[1]
+	if len(os.Args) != 2 || !digits.MatchString(os.Args[1]) || len(os.Args[1]) == 5 && os.Args[1] > "65535" {
+		fmt.Fprintln(os.Stderr, "usage: chat PORT")
+		os.Exit(2)
 	}
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	signal.Ignore(syscall.SIGPIPE)
-	listener, err := net.Listen("tcp4", "127.0.0.1:"+port)
+	listener, err := net.Listen("tcp4", "127.0.0.1:"+os.Args[1])
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "goroutines: cannot listen:", err)
+		fmt.Fprintln(os.Stderr, "chat: cannot listen:", err)
 		os.Exit(1)
 	}
 	var limit syscall.Rlimit
