@@ -510,6 +510,7 @@ def write_report(results, args):
 
 
 def gradescope(report, points, table):
+    """What Gradescope takes as results.json: https://gradescope-autograders.readthedocs.io/en/latest/specs/"""
     tests = []
     for stage in report["stages"]:
         most = table["points"][stage["name"]]
@@ -523,12 +524,15 @@ def gradescope(report, points, table):
                 "output": "\n".join(filter(None, words)),
             }
         )
-    return {"score": sum(points.values()), "output": report["fatal"], "tests": tests}
+    output = "\n".join(filter(None, [report["fatal"], report["hint"]]))
+    seconds = round(report["seconds"])
+    return {"score": round(sum(points.values()), 2), "execution_time": seconds, "output": output, "tests": tests}
 
 
 def add_suite(suites, name, report):
-    suite = ElementTree.SubElement(suites, "testsuite", name=printable(name))
-    counts = dict.fromkeys(("tests", "failures", "skipped"), 0)
+    """A student as a test suite, in the form that pytest --junit-xml writes and Jenkins reads."""
+    suite = ElementTree.SubElement(suites, "testsuite", name=printable(name), time=f"{report['seconds']:.3f}")
+    counts = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     if report["fatal"]:
         case = ElementTree.SubElement(suite, "testcase", classname=printable(name), name="can be tested")
         ElementTree.SubElement(case, "failure", message=printable(report["fatal"]))
@@ -536,6 +540,7 @@ def add_suite(suites, name, report):
     for stage in report["stages"]:
         for check, result in stage["checks"].items():
             case = ElementTree.SubElement(suite, "testcase", classname=printable(name), name=check)
+            case.set("time", f"{result.get('seconds', 0):.3f}")
             counts["tests"] += 1
             if result["verdict"] == "BROKEN":
                 ElementTree.SubElement(case, "failure", message=printable(result["what"]))
