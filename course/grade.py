@@ -72,7 +72,8 @@ def arguments(given):
 
 
 def read_points(path):
-    """The table of points: a dictionary with `points` for each stage and `pass`. ValueError says what is wrong."""
+    """The table of points: a dictionary with `pass`, and `points` for each stage that it has: no other stage is tested.
+    ValueError says what is wrong."""
     with open(path, "rb") as file:
         table = tomllib.load(file)
     points = table.get("points", {})
@@ -82,7 +83,9 @@ def read_points(path):
     for name, value in [*points.items(), ("pass", table.get("pass", 0))]:
         if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
             raise ValueError(f"{name} is no number of points: {value!r}")
-    return {"points": {name: points.get(name, 0) for name in names}, "pass": table.get("pass", 0)}
+    if not points:
+        raise ValueError("it has no stage under [points]")
+    return {"points": {name: points[name] for name in names if name in points}, "pass": table.get("pass", 0)}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -142,7 +145,8 @@ def grade_one(job):
             if build:
                 run_build(build, limits, where)
             words = words_of(command, str(where))
-            how = {"every": True, "budget": job["time"], "tell": lines.append, "cwd": str(where)}
+            numbers = [number for number, stage in enumerate(STAGES, 1) if stage.name in job["stages"]]
+            how = {"numbers": numbers, "every": True, "budget": job["time"], "tell": lines.append, "cwd": str(where)}
             report = examine(words, limits, job["like"], turn=lambda check: a_core(check, job["cores"]), **how)
         except CannotStart as error:
             lines.append(f"It cannot be tested: {error}.")
@@ -152,6 +156,7 @@ def grade_one(job):
                 lines.append(f"Hint: {error.hint}")
             report = {"fatal": str(error), "hint": error.hint, "stages": [], "seconds": 0.0}
     report["seconds"] = round(time.monotonic() - begun, 1)
+    report["stages"] = [stage for stage in report["stages"] if stage["name"] in job["stages"]]
     report["text"] = "\n".join(lines).replace(job["root"], "")
     return report
 
@@ -266,7 +271,7 @@ def end_user(user):
 
 def digest(folder, args):
     """What tells whether a submission, or what is asked of it, has changed."""
-    asked = (args.command, args.like, args.memory, args.processes, args.files, args.time)
+    asked = (args.command, args.like, args.memory, args.processes, args.files, args.time, list(args.table["points"]))
     told = hashlib.sha256(repr(asked).encode())
     for path in sorted(folder.rglob("*")):
         told.update(os.fsencode(path.relative_to(folder)) + b"\0")
@@ -315,7 +320,7 @@ def grade_class(args):
     kept.mkdir(parents=True, exist_ok=True)
     bar, results, running, over = Bar(len(folders)), {}, set(), threading.Event()
     asked = {"command": args.command, "like": args.like, "memory": args.memory, "processes": args.processes}
-    asked |= {"files": args.files, "time": args.time, "isolated": isolates(args)}
+    asked |= {"files": args.files, "time": args.time, "isolated": isolates(args), "stages": list(args.table["points"])}
 
     def grade(folder, place, cores):
         file = kept / f"{short(folder.name)}.json"
