@@ -44,7 +44,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 USERS = range(61000, 62000)  # without a name: submissions run as one of them each, where we are root
 EACH_CORE = 3  # submissions at once: for most of its time each of them waits
 # What has a core for itself: checks that measure how long something takes, or use a processor for long.
-MEASURED = {"latency", "slow", "fairness", "leaving.memory", "limits.endless", "limits.room"}
+MEASURED = {"latency", "slow", "fairness", "leaving.memory", "limits.room"}
 
 
 def arguments(given):
