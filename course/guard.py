@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import resource
 import select
 import shutil
@@ -135,6 +136,11 @@ def set_apart():
         signal.pause()
 
 
+def kernel():
+    """The version of the kernel: two numbers."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
+
+
 def blocks_below(folder):
     """Bytes of the disk, and the number of files, that are below a folder."""
     size = names = 0
@@ -216,8 +222,8 @@ class Guard:
         nofile = self.options.get("nofile")
         if nofile:  # both: Java and Node raise the soft one to the hard one
             resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
-        if self.options.get("user") is not None or (self.first and os.geteuid()):
-            # A bound for each user, in each user namespace: of use only where one of them is its own.
+        if self.options.get("user") is not None or (self.first and os.geteuid() and kernel() >= (5, 14)):
+            # A bound for each user, and since Linux 5.14 in each user namespace: one of them must be its own.
             threads = self.options["processes"] * 2 + 50
             resource.setrlimit(resource.RLIMIT_NPROC, (threads, threads))
 
