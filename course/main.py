@@ -122,9 +122,10 @@ def many_descriptors():
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def examine(command, limits, like="", only=None, numbers=None, every=False, budget=170, tell=print, cwd=None):
-    """Test a program: all stages, or those with these `numbers`. Returns a dictionary: `fatal` (why it cannot be run,
-    or ""), and for each stage its verdict, its reason, its hint, and the verdict of each check."""
+def examine(command, limits, like="", only=None, numbers=None, every=False, budget=170, tell=print, cwd=None, **more):
+    """Test a program: all stages, or those with these `numbers`; `more` is for Course. Returns a dictionary: `fatal`
+    (why it cannot be run, or ""), and for each stage its verdict, its reason, its hint, and the verdict of each
+    check."""
     many_descriptors()
     report = {"command": command, "fatal": "", "hint": "", "stages": [], "seconds": 0.0}
     begun = time.monotonic()
@@ -151,7 +152,7 @@ def examine(command, limits, like="", only=None, numbers=None, every=False, budg
     room = Room(words, limits, echoes=like == "blocking", like=like, first=program, cwd=cwd)
     room.started = seconds
     try:
-        course = Course(room, [stage for stage in stages if stage], every, budget, tell)
+        course = Course(room, [stage for stage in stages if stage], every, budget, tell, **more)
         for number in numbers:
             stage = stages[number - 1]
             if not stage:

@@ -38,6 +38,8 @@ class Limits:
     user: int | None = None
     group: int | None = None
     home: str | None = None  # its HOME, if not ours
+    apart: bool = False  # in namespaces of its own, where the system lets us
+    files: int = 0  # bytes on the disk; 0 is no limit
 
 
 class CannotStart(Exception):
@@ -241,6 +243,8 @@ class Program:
             "processes": limits.processes,
             "user": limits.user,
             "group": limits.group,
+            "apart": limits.apart,
+            "files": limits.files,
             "nofile": nofile,
             "output": output,
             "remove": self.scratch,
@@ -269,7 +273,7 @@ class Program:
             for name in "head", "tail":
                 self.last[name] = base64.b64decode(self.last[name])
         elif self.last is None:
-            self.last = dict.fromkeys(("pid", "status"), None) | {"error": "the guard has ended", "over": ""}
+            self.last = dict.fromkeys(("pid", "status", "first"), None) | {"error": "the guard has ended", "over": ""}
             self.last |= {"head": b"", "tail": b"", "count": 0, "most": 0}
         elif self.guard.poll() and self.last["status"] is None:  # the program has ended its guard, and itself with it
             self.last["status"] = -signal.SIGKILL
@@ -297,7 +301,13 @@ class Program:
 
     def tree(self):
         """The pids of all that descends from it, itself included."""
-        return set(descendants(self.guard.pid, None if LINUX else self.pid))
+        return set(self.below())
+
+    def below(self):
+        """All that descends from it, itself included, and not the guard's own: pids and bytes in memory."""
+        found = descendants(self.guard.pid, None if LINUX else self.pid)
+        found.pop((self.last or self.ask())["first"], None)
+        return found
 
     def signal(self, number):
         """Send a signal to the process that was started, alone."""
@@ -331,7 +341,7 @@ class Program:
         return total
 
     def memory(self):
-        return sum(descendants(self.guard.pid, None if LINUX else self.pid).values())
+        return sum(self.below().values())
 
     def cpu(self):
         """Seconds of CPU that its processes have used so far; None where that is not known."""

@@ -678,6 +678,7 @@ def nothing(room):
     program.signal(signal.SIGTERM)
     if not wait_until(lambda: not program.running, GRACE + 2):
         program.signal(signal.SIGKILL)
+        wait_until(lambda: not program.running, 5)  # or the next check would take it for one that runs
         return
     if not room.patiently(lambda: not program.tree(), 2):
         raise Broken(f"it has ended, and {len(program.tree())} processes that it started are left")

@@ -13,7 +13,7 @@ import sys
 import psutil
 import pytest
 from harness import wait_until
-from other_languages import RIGHT, built, built_wrong, program  # noqa: F401 (tests of the course take it from here)
+from other_languages import RIGHT, built, built_wrong
 from promises import ROOT
 
 BED = ROOT / "course" / "testbed"
