@@ -364,13 +364,13 @@ def terminal(reaper):
 
 @pytest.fixture
 def serve(request, reaper, log_path):
-    """Start the server of a model that the test names: `serve("poll_based")` gives a harness.Server."""
+    """Start the server of a model that the test names: `serve("poll_based")` gives a harness.Room."""
     servers = request.node.stash.setdefault(SERVERS, [])
     models = {model.name: model for model in MODELS}
 
     def start_server(model, *args, **options):
         model = models.get(model, model)
-        servers.append(harness.Server(reaper, model, log_path(), *args, **options))
+        servers.append(harness.Room(reaper, model, log_path(), *args, **options))
         return servers[-1]
 
     yield start_server
@@ -390,7 +390,7 @@ def command(model, scratch):
 
 @pytest.fixture
 def start(model, serve):
-    """Start a server of the test's model: `start(nofile=64)` gives a harness.Server."""
+    """Start a server of the test's model: `start(nofile=64)` gives a harness.Room."""
     return functools.partial(serve, model)
 
 

@@ -417,6 +417,29 @@ class Process:
         """How many descriptors all its processes together hold."""
         return self._sum(lambda process: process.num_fds())
 
+    def check_idle(self, seconds=0.6, share=0.15):
+        """Fail if it uses more than that share of the CPU that it could have, while nothing happens."""
+        __tracebackhide__ = True
+        shares, spun, watch, end = [], 0.0, Stopwatch(self, ours=False), time.monotonic() + DEADLINE
+        # What it still had to do may have been on its way: only who never rests spins.
+        while spun < 3 * seconds and time.monotonic() < end:
+            before = self.cpu()
+            time.sleep(seconds)
+            lap, used = watch.lap(), self.cpu() - before
+            shares.append(used / max(used, lap) if lap > seconds / 10 else 1.0)
+            if shares[-1] > share:
+                spun += lap
+            elif not watch.ready():
+                return
+        shares = ", ".join(f"{share:.0%}" for share in shares)
+        raise BrokenPromise(f"it has nothing to do, and uses {shares} of the CPU that it could have")
+
+    def check_descriptors(self, at_most):
+        """Fail unless it comes down to as many descriptors."""
+        __tracebackhide__ = True
+        if not wait_until(lambda: self.descriptors() <= at_most, every=0.1):
+            raise BrokenPromise(f"it holds {self.descriptors()} descriptors, and should hold {at_most}")
+
     def kill(self):
         """End the whole group, at once."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -459,11 +482,11 @@ _log_keeper = functools.cache(LogKeeper)
 
 
 class Server(Process):
-    """A chat server under test. Made by the fixtures `server` and `start`.
+    """A server under test: its process, its clients, and what the system tells of them.
 
-    `join` gives clients that are known to be in the room, `connect` one of which that is not known. Where there is a
-    door at which a name is asked for, both have given one, and of what the server says by itself they hear nothing.
-    For tests of the door there are `visit`, a client at it, and `enter`, one that went through: they hear all.
+    A Room's `join` gives clients that are known to be in the room, `connect` one of which that is not known. Where
+    there is a door at which a name is asked for, both have given one, and of what the server says by itself they hear
+    nothing. For tests of the door there are `visit`, a client at it, and `enter`, one that went through: they hear all.
     """
 
     def __init__(
@@ -660,6 +683,51 @@ class Server(Process):
             peer.fail(f"{name} was not let in: {peer.welcome}")
         return peer
 
+    def check_memory(self, work, allowed):
+        """Do the work, and fail if that takes so many bytes more of memory. work() may return how many it took at most.
+
+        A heap, of Java or JavaScript, grows for a while until it is as big as it may become. So a student's server may
+        do the work several times: it is wrong if each time takes more memory than the time before.
+        """
+        __tracebackhide__ = True
+        before, grown = self.memory(), []
+        for _ in range(5 if self.model.foreign else 1):
+            after = work() or self.memory()
+            grown.append(after - before)
+            if grown[-1] < allowed:
+                return
+            before = after
+        grown = ", then ".join(f"{more / (1 << 20):.1f} MiB" for more in grown)
+        raise BrokenPromise(f"it takes {grown} more memory, and may take {allowed / (1 << 20):.0f} MiB more")
+
+    def obituary(self):
+        """A line that says how it ended, if it has. (Its connections end a moment before it does.)"""
+        if not wait_until(lambda: not self.running, within=0.2):
+            return ""
+        return f"\nthe server has ended, {ending(self.popen.returncode)}"
+
+    def describe(self):
+        """What was sent to it and what came back, for a failure message."""
+        shown = [peer for peer in [*self.gone, *self.peers] if peer.sent.count or peer.came.count]
+        lines = [peer.describe() for peer in shown[-8:]]
+        if len(shown) > len(lines):
+            lines.insert(0, f"(and {len(shown) - len(lines)} other clients)")
+        return "\n".join(lines)
+
+    def close(self):
+        """Close all clients, and end the server and its children at once."""
+        for peer in list(self.peers):
+            peer.reset()
+        self.kill()
+
+
+class Room(Server):
+    """A server whose clients hear each other. Made by the fixtures `server` and `start`.
+
+    All that is here lets somebody speak, and takes for granted that others hear it. A test that wants to know nothing
+    of that does with a Server's part: `connect` and `visit`, and the measures.
+    """
+
     def join(self, count=1, receive_buffer=None):
         """A list of `count` new clients that are in the room for certain, and have nothing to read.
 
@@ -763,66 +831,6 @@ class Server(Process):
         listener.read_until(speaker.line("still there?"))
         for peer in {speaker, listener}:
             peer.close()
-
-    def check_idle(self, seconds=0.6, share=0.15):
-        """Fail if the server uses more than that share of the CPU that it could have, while nothing happens."""
-        __tracebackhide__ = True
-        shares, spun, watch, end = [], 0.0, Stopwatch(self, ours=False), time.monotonic() + DEADLINE
-        # What it still had to do may have been on its way: only who never rests spins.
-        while spun < 3 * seconds and time.monotonic() < end:
-            before = self.cpu()
-            time.sleep(seconds)
-            lap, used = watch.lap(), self.cpu() - before
-            shares.append(used / max(used, lap) if lap > seconds / 10 else 1.0)
-            if shares[-1] > share:
-                spun += lap
-            elif not watch.ready():
-                return
-        shares = ", ".join(f"{share:.0%}" for share in shares)
-        raise BrokenPromise(f"it has nothing to do, and uses {shares} of the CPU that it could have")
-
-    def check_memory(self, work, allowed):
-        """Do the work, and fail if that takes so many bytes more of memory. work() may return how many it took at most.
-
-        A heap, of Java or JavaScript, grows for a while until it is as big as it may become. So a student's server may
-        do the work several times: it is wrong if each time takes more memory than the time before.
-        """
-        __tracebackhide__ = True
-        before, grown = self.memory(), []
-        for _ in range(5 if self.model.foreign else 1):
-            after = work() or self.memory()
-            grown.append(after - before)
-            if grown[-1] < allowed:
-                return
-            before = after
-        grown = ", then ".join(f"{more / (1 << 20):.1f} MiB" for more in grown)
-        raise BrokenPromise(f"it takes {grown} more memory, and may take {allowed / (1 << 20):.0f} MiB more")
-
-    def check_descriptors(self, at_most):
-        """Fail unless the server comes down to as many descriptors."""
-        __tracebackhide__ = True
-        if not wait_until(lambda: self.descriptors() <= at_most, every=0.1):
-            raise BrokenPromise(f"it holds {self.descriptors()} descriptors, and should hold {at_most}")
-
-    def obituary(self):
-        """A line that says how it ended, if it has. (Its connections end a moment before it does.)"""
-        if not wait_until(lambda: not self.running, within=0.2):
-            return ""
-        return f"\nthe server has ended, {ending(self.popen.returncode)}"
-
-    def describe(self):
-        """What was sent to it and what came back, for a failure message."""
-        shown = [peer for peer in [*self.gone, *self.peers] if peer.sent.count or peer.came.count]
-        lines = [peer.describe() for peer in shown[-8:]]
-        if len(shown) > len(lines):
-            lines.insert(0, f"(and {len(shown) - len(lines)} other clients)")
-        return "\n".join(lines)
-
-    def close(self):
-        """Close all clients, and end the server and its children at once."""
-        for peer in list(self.peers):
-            peer.reset()
-        self.kill()
 
 
 class Notices:

@@ -15,7 +15,7 @@ import sys
 
 import pexpect
 import pytest
-from harness import DEADLINE, Peer, Server, free_port, wait_until
+from harness import DEADLINE, Peer, free_port, wait_until
 from promises import ROOT
 
 # How each waits: by turns, so that it hears nothing while somebody types; or on both at once.
@@ -312,7 +312,7 @@ def test_a_server_that_takes_nothing_stops_the_reading_of_the_keyboard(client, l
         process = begin(client, *listener.address, stdin=stdin)
         listener.accept()
         assert wait_until(lambda: os.lseek(stdin.fileno(), 0, os.SEEK_CUR) > 0)
-        Server.check_idle(process)
+        process.check_idle()
         assert os.lseek(stdin.fileno(), 0, os.SEEK_CUR) < 50 << 20
         assert process.memory() < 50 << 20
 
@@ -325,15 +325,15 @@ def test_idle_on_a_terminal_and_after_its_end(client, listener, begin):
     with keyboard() as (typing_end, stdin):
         process = begin(client, *listener.address, stdin=stdin)
         peer = listener.accept()
-        Server.check_idle(process)
+        process.check_idle()
         os.write(typing_end, b"hello\n")
         peer.expect(b"hello\n")
         peer.send(b"127.0.0.1:5 says: hello\n")
         process.await_log("says: hello$")
-        Server.check_idle(process)
+        process.check_idle()
         os.write(typing_end, b"\x04")
         assert peer.read_to_end() == b""
-        Server.check_idle(process)
+        process.check_idle()
 
 
 @clients()
@@ -343,7 +343,7 @@ def test_idle_after_the_end_of_a_pipe(client, listener, begin):
     peer = listener.accept()
     end_of_typing(process)
     assert peer.read_to_end() == b""
-    Server.check_idle(process)
+    process.check_idle()
 
 
 @clients("on both")
@@ -351,7 +351,7 @@ def test_idle_with_unsent_bytes_and_the_pipe_closed(client, listener, begin):
     process = begin(client, *listener.address, shell='head -c 50000000 /dev/zero | ("$@"; echo $?)')
     peer = listener.accept()
     assert peer.read_some()
-    Server.check_idle(process)
+    process.check_idle()
     assert len(peer.read_to_end(within=60)) > 10_000_000
     peer.close()
     process.await_log("^0$")

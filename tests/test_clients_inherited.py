@@ -338,7 +338,7 @@ def test_a_pipe_that_was_left_non_blocking_and_has_nothing_yet(client, listener,
         os.set_blocking(stdin, False)
         process = begin(client, *listener.address, stdin=stdin)
         peer = listener.accept()
-        test_clients.Server.check_idle(process)
+        process.check_idle()
         for text in (b"hello\n", b"half a ", b"line\n"):
             os.write(typing_end, text)
             if client in BY_TURNS and text == b"half a ":

@@ -18,7 +18,7 @@ import harness
 import psutil
 import pytest
 from examples import each_example
-from harness import BrokenPromise, Notices, Peer, Server, Stopwatch, wait_until
+from harness import BrokenPromise, Notices, Peer, Process, Server, Stopwatch, wait_until
 from hypothesis import strategies as st
 from promises import ROOT, Model
 
@@ -601,7 +601,7 @@ def starved(run):
 def test_who_spins_is_found_on_a_busy_machine(starved, monkeypatch):
     monkeypatch.setattr(harness, "DEADLINE", 5.0)
     with pytest.raises(BrokenPromise, match="it has nothing to do"):
-        Server.check_idle(starved)
+        Process.check_idle(starved)
 
 
 def test_who_waits_for_a_processor_is_not_to_blame(starved):

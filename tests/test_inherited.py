@@ -16,7 +16,7 @@ import sys
 import time
 
 import pytest
-from harness import Server, wait_until
+from harness import Room, wait_until
 from promises import ROOT
 from test_stopping import stop
 
@@ -285,7 +285,7 @@ def test_developer_s_mode_from_the_environment(start):
 # Consoles
 
 
-class OnTerminal(Server):
+class OnTerminal(Room):
     """A server that runs in a console, on a terminal."""
 
     def __init__(self, model, child, port):

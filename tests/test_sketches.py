@@ -78,7 +78,7 @@ def test_it_runs_on_the_standard_library_alone(folder, run, scratch):
 
 @pytest.fixture
 def start_sketch(serve):
-    """Start a folder's sketch: `start_sketch("poll_based")` gives a harness.Server."""
+    """Start a folder's sketch: `start_sketch("poll_based")` gives a harness.Room."""
     return lambda folder: serve(
         Model(folder, (sys.executable, str(ROOT / folder / "sketch.py"), "{port}"), foreign=True)
     )

@@ -754,12 +754,12 @@ def test_idle_in_every_wait(desk):
     """For somebody to come, for what it says, for the operator."""
     process = Process.__new__(Process)  # its measures alone
     process.pid = desk.child.pid
-    Server.check_idle(process)
+    process.check_idle()
     peer = desk.meet()
-    Server.check_idle(process)
+    process.check_idle()
     peer.send(b"hello\n")
     desk.sees("hello")
-    Server.check_idle(process)
+    process.check_idle()
 
 
 # Stopping
