@@ -29,6 +29,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
+LONG = {f"test_{name}" for name in ("wrong_servers", "check", "course_grade", "exercises", "nodes_faults", "sketches")}
 REAPER, SERVERS, BROKEN, FIRST = (pytest.StashKey() for _ in range(4))
 
 
@@ -213,10 +214,24 @@ def pytest_collection_modifyitems(config, items):
         if model and model.missing:
             item.add_marker(pytest.mark.skip(reason=model.missing))
     config.hook.pytest_deselected(items=dropped)
-    # What takes longest comes first, so that no worker is left alone with it in the end.
-    items[:] = sorted(
-        kept, key=lambda item: (not item.get_closest_marker("long"), item.path.stem != "test_wrong_servers")
-    )
+    items[:] = dealt(kept, int(getattr(config, "workerinput", {}).get("workercount", 1)))
+
+
+def dealt(items, workers):
+    """The items in an order that has no worker left alone with what takes longest in the end.
+
+    pytest-xdist gives each worker a stretch of the list, and who is done steals from the end of another's. So each
+    stretch begins with its share of what is long.
+    """
+    slow = [item for item in items if item.get_closest_marker("long") or item.path.stem in LONG]
+    slow.sort(key=lambda item: not item.get_closest_marker("long"))
+    long = set(slow)
+    rest = [item for item in items if item not in long]
+    order = []
+    for worker in range(workers):
+        order += slow[worker::workers]
+        order += rest[len(rest) * worker // workers : len(rest) * (worker + 1) // workers]
+    return order
 
 
 def pytest_runtest_setup(item):
