@@ -5,7 +5,9 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -18,6 +20,7 @@ import (
 )
 
 const maxMessage, maxUnsent = 4096, 1 << 20
+const tcpClose = 7 // the first byte of struct tcp_info is the state, on a little-endian machine (tcp(7), linux/tcp.h)
 
 type client struct {
 	conn    *net.TCPConn
@@ -28,6 +31,8 @@ type client struct {
 	waiting int
 	closed  bool
 	tooSlow bool
+	sending sync.Mutex
+	reset   bool
 }
 
 var digits = regexp.MustCompile("^[0-9]{1,5}$")
@@ -124,7 +129,10 @@ func (c *client) write() {
 			if ended {
 				c.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
 			}
-			c.conn.Write(data) // an error is told to read() as well
+			c.sending.Lock()
+			_, err := c.conn.Write(data) // most errors are told to Read as well
+			c.reset = c.reset || errors.Is(err, syscall.ECONNRESET)
+			c.sending.Unlock()
 			c.mutex.Lock()
 			c.waiting -= len(data)
 			c.mutex.Unlock()
@@ -134,6 +142,23 @@ func (c *client) write() {
 			return
 		}
 	}
+}
+
+// wasReset tells, at the end of the stream, whether that is a reset. The system tells of a reset once: if it has told
+// Write, Read gets an end as if the client had finished its last line.
+func (c *client) wasReset() bool {
+	state := 0
+	if conn, err := c.conn.SyscallConn(); err == nil {
+		conn.Control(func(fd uintptr) {
+			state, _ = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_INFO)
+		})
+	}
+	if state&0xFF != tcpClose { // so it is not worth to wait for a Write, which may wait long
+		return false
+	}
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	return c.reset
 }
 
 func (c *client) leave(why string, last string) {
@@ -179,7 +204,7 @@ func (c *client) read() {
 			return
 		}
 		if err != nil {
-			if err.Error() == "EOF" {
+			if err == io.EOF && !c.wasReset() {
 				message(c, received)
 				c.leave("left", "")
 			} else {
