@@ -41,6 +41,9 @@ var (
 	lock    sync.Mutex
 	clients = map[*client]bool{}
 	most    int
+
+	stopping         bool
+	readers, writers sync.WaitGroup
 )
 
 func say(format string, words ...any) {
@@ -116,6 +119,7 @@ func (c *client) put(data []byte) {
 }
 
 func (c *client) write() {
+	defer writers.Done()
 	for {
 		c.mutex.Lock()
 		for len(c.unsent) == 0 && !c.closed && !c.tooSlow {
@@ -180,6 +184,7 @@ func (c *client) leave(why string, last string) {
 }
 
 func (c *client) read() {
+	defer readers.Done()
 	var received []byte
 	buffer := make([]byte, maxMessage)
 	for {
@@ -203,6 +208,9 @@ func (c *client) read() {
 			c.leave("left", "")
 			return
 		}
+		if errors.Is(err, os.ErrDeadlineExceeded) { // the server stops, and says so when all have told what they read
+			return
+		}
 		if err != nil {
 			if err == io.EOF && !c.wasReset() {
 				message(c, received)
@@ -212,6 +220,19 @@ func (c *client) read() {
 			}
 			return
 		}
+	}
+}
+
+// wait waits for goroutines, for 0.7 seconds at most.
+func wait(group *sync.WaitGroup) {
+	done := make(chan bool)
+	go func() {
+		group.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(700 * time.Millisecond):
 	}
 }
 
@@ -249,8 +270,15 @@ func main() {
 				conn.Close()
 				continue
 			}
+			if stopping {
+				lock.Unlock()
+				conn.Close()
+				return
+			}
 			clients[c] = true
 			online := len(clients)
+			readers.Add(1)
+			writers.Add(1)
 			lock.Unlock()
 			say("%s joined, %d online", c.name, online)
 			go c.read()
@@ -259,6 +287,25 @@ func main() {
 	}()
 	<-signals
 	listener.Close()
+	lock.Lock()
+	stopping = true
+	those := []*client{}
+	for c := range clients {
+		those = append(those, c)
+		c.conn.SetReadDeadline(time.Now())
+		c.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	}
+	lock.Unlock()
+	wait(&readers)
+	for _, c := range those {
+		lock.Lock()
+		here := clients[c]
+		lock.Unlock()
+		if here {
+			c.leave("dropped: server stopping", "")
+		}
+	}
+	wait(&writers)
 	say("bye")
 	os.Exit(0)
 }
