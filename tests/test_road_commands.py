@@ -229,8 +229,9 @@ def test_quit_leaves(serve, step):
     for peer in (bob, carla):
         peer.expect(b"ana says: goodbye\n* ana left\n")
     server.await_log(rf"{re.escape(ana.logged)} left, 2 online")
-    bob.send(b"/QUIT\n")
-    bob.finish()  # the end of the stream comes with it
+    with server.frozen():
+        bob.send(b"/QUIT\n")
+        bob.finish()  # the end of the stream comes with it
     bob.expect_closed()
     carla.expect(b"* bob left\n")
     carla.expect_nothing()

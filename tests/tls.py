@@ -139,7 +139,8 @@ class TlsSocket:
         with contextlib.suppress(ssl.SSLError):  # the other's close_notify has not come
             self.tls.unwrap()
         self._flush(time.monotonic() + FLUSH_TIME)
-        self.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # if the other has closed already, it answers our close_notify with a reset
+            self.sock.shutdown(socket.SHUT_WR)
 
     # What a socket has
 
@@ -169,6 +170,7 @@ class TlsSocket:
         return min(len(data), RECORD)
 
     def recv(self, count, flags=0):
+        """What has come; also if that is more than `count`: of what TLS has read already no selector would tell."""
         end, data = self._until(), b""
         self._await_handshake()
         if flags:
@@ -177,7 +179,7 @@ class TlsSocket:
         while True:
             with self.lock:
                 try:
-                    while len(data) < count and (some := self.tls.read(count - len(data))):
+                    while some := self.tls.read(count):
                         data += some
                     return data
                 except ssl.SSLZeroReturnError:  # the end, after our own
