@@ -3,11 +3,15 @@
 import contextlib
 import os
 import re
+import select
 import shlex
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tomllib
@@ -21,6 +25,7 @@ from examples import each_example
 from harness import BrokenPromise, Notices, Peer, Process, Server, Stopwatch, wait_until
 from hypothesis import strategies as st
 from promises import ROOT, Model
+from tls import TlsSocket, certificate
 
 BASE = Path(__file__).parent / "wrong_servers" / "base.py"
 
@@ -622,3 +627,44 @@ def test_signals_that_were_ignored_or_blocked(run):
     tests = ["tests/test_clients.py", "-ktest_ctrl_c_leaves_quietly and (select or process or blocking)"]
     process = run([sys.executable, "-c", code, "-m", "pytest", "-n2", "-pno:cacheprovider", *tests], cwd=ROOT)
     assert process.wait(within=300) == 0, process.log
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
+def test_what_tls_has_read_ahead_is_taken():
+    """No selector tells of that. Here the second of two reads has more in it than one of them has bytes."""
+    data = bytes(range(256)) * 600
+    data = data[: (2 << 16) - 8 * 22]  # as TLS 1.3 these are eight records, and twice 64 KiB
+    settings = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    settings.num_tickets = 0
+
+    def serve(listener):
+        sock, _ = listener.accept()
+        with settings.wrap_socket(sock, server_side=True) as secure:
+            secure.sendall(data)
+            secure.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.NamedTemporaryFile("w") as file:
+        file.write(certificate())
+        file.flush()
+        settings.load_cert_chain(file.name)
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.connect(listener.getsockname())
+        secure = TlsSocket(sock)
+        secure.settimeout(harness.DEADLINE)
+        assert secure.secure.wait(harness.DEADLINE)
+
+        def all_is_here():
+            with contextlib.suppress(BlockingIOError):
+                return len(sock.recv(1 << 20, socket.MSG_PEEK)) == 2 << 16
+
+        assert wait_until(all_is_here)
+        came = b""
+        while len(came) < len(data) and select.select([secure], [], [], 5)[0]:
+            came += secure.recv(1 << 16)
+        assert came == data
+        secure.sendall(b"x")
+        thread.join()
+        secure.close()
