@@ -15,7 +15,7 @@ import harness
 import hypothesis
 import pytest
 from hypothesis.configuration import set_hypothesis_home_dir
-from promises import MODELS, PROMISES, foreign_model, is_spared, misspelt
+from promises import MODELS, PROMISES, ROAD, foreign_model, is_spared, misspelt
 from reaper import Reaper
 
 # The same examples in every run, and nothing stored.
@@ -38,7 +38,11 @@ def pytest_addoption(parser):
     group.addoption("--start-within", type=float, default=5.0, help="seconds until a --server-cmd must listen (5)")
     group.addoption("--promises", help="these promises alone, or parts: slow, message.telnet, -slow.stall")
     group.addoption("--first", action="store_true", help="of each promise show the first failure alone")
-    group.addoption("--road", choices=["only", "without"], help="the growing road's tests alone, or all but those")
+    group.addoption(
+        "--road",
+        choices=["only", "without", "ends"],
+        help="the growing road's tests alone; all but those; or of the contract's tests on that road those of its ends",
+    )
     group.addoption("--deadline", type=float, help="seconds for anything that must happen (15 of a --server-cmd)")
 
 
@@ -198,7 +202,9 @@ def pytest_collection_modifyitems(config, items):
         wanted = not promises or any(is_about(item, name) for name in promises)
         wanted = wanted and not any(is_about(item, name) for name in left_out)
         wanted = wanted and (model or "model" not in item.fixturenames)
-        if road and (road == "only") != on_the_road(item, model):
+        if road == "ends":
+            wanted = wanted and not (promise and model in ROAD[1:-1])
+        elif road and (road == "only") != on_the_road(item, model):
             wanted = False
         if not wanted or (foreign and not model) or (not foreign and item.get_closest_marker("theirs")):
             dropped.append(item)
@@ -221,7 +227,7 @@ def dealt(items, workers):
     """The items in an order that has no worker left alone with what takes longest in the end.
 
     pytest-xdist gives each worker a stretch of the list, and who is done steals from the end of another's. So each
-    stretch begins with its share of what is long.
+    stretch has its share of what is long.
     """
     slow = [item for item in items if item.get_closest_marker("long") or item.path.stem in LONG]
     slow.sort(key=lambda item: not item.get_closest_marker("long"))
@@ -229,8 +235,11 @@ def dealt(items, workers):
     rest = [item for item in items if item not in long]
     order = []
     for worker in range(workers):
-        order += slow[worker::workers]
-        order += rest[len(rest) * worker // workers : len(rest) * (worker + 1) // workers]
+        share = slow[worker::workers]
+        stretch = rest[len(rest) * worker // workers : len(rest) * (worker + 1) // workers]
+        for number, item in enumerate(share):  # among others: while it waits, other workers use the processor
+            order += [item, *stretch[len(stretch) * number // len(share) : len(stretch) * (number + 1) // len(share)]]
+        order += stretch if not share else []
     return order
 
 
