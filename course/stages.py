@@ -1485,5 +1485,5 @@ def flood(room):
     flood.stop()
     for peer in list(room.peers):
         peer.reset()
+    room.check_idle("after a flood", work=5.0)  # it may have much to tell still, also to who comes meanwhile
     room.check_open()
-    room.check_idle("after a flood", work=5.0)
