@@ -17,10 +17,12 @@ import time
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import harness
 import psutil
 import pytest
+from conftest import dealt
 from examples import each_example
 from harness import BrokenPromise, Notices, Peer, Process, Server, Stopwatch, wait_until
 from hypothesis import strategies as st
@@ -668,3 +670,25 @@ def test_what_tls_has_read_ahead_is_taken():
         secure.sendall(b"x")
         thread.join()
         secure.close()
+
+
+class Item(NamedTuple):
+    number: int
+    path: Path
+
+    def get_closest_marker(self, name):
+        return None
+
+
+@pytest.mark.parametrize("workers", [1, 2, 6, 9])
+@pytest.mark.parametrize("slow", [0, 1, 50])
+def test_what_is_dealt_out_is_all_there(workers, slow):
+    """Each test once, and in each worker's stretch its share of those that take long."""
+    names = ["check"] * slow + ["idle"] * 100
+    items = [Item(number, Path(f"test_{name}.py")) for number, name in enumerate(names)]
+    order = dealt(items, workers)
+    assert sorted(item.number for item in order) == list(range(len(items)))
+    each = len(order) // workers
+    for worker in range(workers):
+        stretch = order[worker * each : (worker + 1) * each]
+        assert abs(sum(item.path.stem == "test_check" for item in stretch) - slow / workers) <= 2
