@@ -546,8 +546,8 @@ def test_a_log_without_an_end(serve):
     [
         (False, [1], ""),
         (False, [20], "it takes 20.0 MiB more memory, and may take 8 MiB more"),
-        (True, [25, 12, 1], ""),
-        (True, [20, 20, 20, 20, 20], "it takes 20.0 MiB, then 20.0 MiB, then"),
+        (True, [25, 12, 9, 30, 9, 9, 1], ""),
+        (True, [20] * 12, "it takes 20.0 MiB, then 20.0 MiB, then"),
     ],
     ids=["flat", "growing", "a heap", "a leak"],
 )
@@ -562,6 +562,18 @@ def test_a_heap_grows_and_then_no_more(foreign, rounds, fails):
     with pytest.raises(BrokenPromise, match=fails) if fails else contextlib.nullcontext():
         Server.check_memory(server, work, 8 << 20)
     assert not list(todo)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what is shared")
+def test_what_a_child_shares_counts_once(serve):
+    """A parent has no more memory when its last child has gone, though all that they shared is its alone then."""
+    server = serve("process_per_client")
+    server.join(3)
+    shared = server.memory()
+    for peer in list(server.peers):
+        peer.close()
+    assert wait_until(lambda: len(server.processes()) == 1)
+    assert server.memory() <= shared
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits in a connection")
