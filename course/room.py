@@ -12,6 +12,8 @@ import sys
 import termios
 import time
 
+from connections import other_end
+
 from course.program import LINUX, Program, socket_table, wait_until
 
 PATIENCE = 10.0  # seconds for anything that must happen
@@ -366,6 +368,8 @@ class Room:
     def at_server(self, peer):
         """How many bytes that a client has sent wait in the system for the server to read them; and whether the server
         has accepted the connection. 0 and True where nobody tells."""
+        if end := other_end(peer.sock):
+            return end.unread, end.accepted
         ours = f":{int(peer.name.rpartition(':')[2]):04X}"
         for row in socket_table():
             if row[1].endswith(f":{self.program.port:04X}") and row[2].endswith(ours):
@@ -374,10 +378,16 @@ class Room:
 
     def queued(self, peer):
         """How many bytes that the server has sent to a client wait in the system, on either side. Linux alone tells."""
+        if end := other_end(peer.sock):  # first: what moves on meanwhile is counted twice then, and not overlooked
+            return end.unacknowledged + self.here(peer)
         ours = f":{int(peer.name.rpartition(':')[2]):04X}"
         rows = [row for row in socket_table() if row[1].endswith(f":{self.program.port:04X}") and row[2].endswith(ours)]
-        unread = int.from_bytes(fcntl.ioctl(peer.sock, termios.FIONREAD, bytes(4)), sys.byteorder)
-        return unread + sum(int(row[4].partition(":")[0], 16) for row in rows)
+        return sum(int(row[4].partition(":")[0], 16) for row in rows) + self.here(peer)
+
+    @staticmethod
+    def here(peer):
+        """How many bytes have come to a client that it has not read."""
+        return int.from_bytes(fcntl.ioctl(peer.sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def unaccepted(self):
         """How many connections wait for the server to accept them; 0 where nobody tells."""

@@ -10,12 +10,8 @@ import re
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 import oracle
 from cases import CASES, WORDS

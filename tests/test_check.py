@@ -4,10 +4,13 @@ The right ones are in tests/programs and among our own. The wrong ones are those
 course/testbed/wrong, and right ones of which a line was changed (tests/other_languages.py).
 """
 
+import contextlib
+import importlib
 import json
 import os
 import re
 import signal
+import socket
 import sys
 
 import psutil
@@ -406,3 +409,31 @@ def test_it_needs_no_package(run, scratch):
     process = run([sys.executable, "-S", "-E", str(ROOT / "check.py"), "--list"], cwd=scratch)
     assert process.wait() == 0
     assert "broadcast.words" in process.log, process.log
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who listens")
+def test_who_listens(monkeypatch, needs_ipv6):
+    """Not every system answers when it is asked for those who listen. What its tables say is the same."""
+    monkeypatch.syspath_prepend(ROOT)
+    program = importlib.import_module("course.program")
+    with contextlib.ExitStack() as stack:
+        wanted = set()
+        for host, family, told in (
+            ("127.0.0.1", socket.AF_INET, "127.0.0.1"),
+            ("", socket.AF_INET, "0.0.0.0"),
+            ("::1", socket.AF_INET6, "::1"),
+            ("::", socket.AF_INET6, "::"),
+            ("::ffff:127.0.0.1", socket.AF_INET6, "127.0.0.1"),
+        ):
+            listener = stack.enter_context(socket.socket(family))
+            if "ffff" in host:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((host, 0))
+            listener.listen()
+            wanted.add((told, listener.getsockname()[1], str(os.fstat(listener.fileno()).st_ino)))
+        asked = program.listeners()
+        assert wanted <= {*program.listening_sockets()}
+        monkeypatch.setattr(program, "listeners", lambda: None)
+        assert wanted <= {*program.listening_sockets()}
+        if asked is None:
+            pytest.skip("this system does not answer")

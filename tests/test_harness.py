@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import connections
 import harness
 import psutil
 import pytest
@@ -574,6 +575,33 @@ def test_what_a_child_shares_counts_once(serve):
         peer.close()
     assert wait_until(lambda: len(server.processes()) == 1)
     assert server.memory() <= shared
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["one is asked for", "the tables"])
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits in a connection")
+def test_what_waits_at_the_server(monkeypatch, asked):
+    """Not every system answers when it is asked for one connection. What its tables say is the same."""
+    if not asked:
+        monkeypatch.setattr(harness, "other_end", lambda sock: None)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        peer = Peer(SimpleNamespace(port=listener.getsockname()[1]), socket.create_connection(listener.getsockname()))
+        with peer.sock:
+            peer.send(b"hello")
+            assert wait_until(lambda: peer.arrived() == 5)
+            if asked and not connections.other_end(peer.sock):
+                pytest.skip("this system does not answer")
+            assert not asked or not connections.other_end(peer.sock).accepted
+            with listener.accept()[0] as accepted:
+                assert not asked or connections.other_end(peer.sock).accepted
+                accepted.send(b"to you")
+                assert wait_until(lambda: peer.queued() == 6)
+                accepted.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    while accepted.send(b"x" * 65536):
+                        pass
+                assert wait_until(lambda: peer._at_server()[0] > 0)
+                assert accepted.recv(3) == b"hel"
+                assert wait_until(lambda: peer.arrived() == 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what waits in a connection")

@@ -16,10 +16,12 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 import promises
 import psutil
 import pytest
+from harness import wait_until
 from promises import ROOT
 
 sys.path.insert(0, str(ROOT / "proactor_based"))
@@ -623,8 +625,17 @@ def test_a_signal_comes_during_the_wait(proactor, pair):
     proactor.recv(ours, 100)
     calls, timers = [], []
 
-    def send_signal():  # to this thread, which waits
-        timers.append(threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)))
+    def in_turn():
+        frame = sys._current_frames()[threading.main_thread().ident]
+        return any(frame.f_code.co_name == "turn" for frame, _ in traceback.walk_stack(frame))
+
+    def signal_in_turn():
+        assert wait_until(in_turn, within=20)
+        time.sleep(0.1)  # so that it waits, most likely
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    def send_signal():  # to this thread, but not before it is in turn(), however slow the machine is
+        timers.append(threading.Thread(target=signal_in_turn))
         timers[-1].start()
 
     def handler(*_):
