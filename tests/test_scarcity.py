@@ -107,7 +107,7 @@ def test_memory_is_lacking_for_who_was_accepted(start, lack):
     alice, bob = server.join(2) if not server.model.echoes else [None] * 2
     with lack("MemoryError"):
         for _ in range(3):
-            server.connect().close()
+            server.connect().expect_closed()  # and not left standing
             if alice:
                 alice.send(b"nobody comes\n")
                 bob.expect_line(alice, "nobody comes")
