@@ -384,12 +384,16 @@ class Process:
         """Send a signal to the program and all its children, as a terminal does at Ctrl-C."""
         os.killpg(self.pid, number)
 
+    def moving(self):
+        """How many threads of its processes run on after a SIGSTOP."""
+        return self._sum(moving)
+
     @contextlib.contextmanager
     def frozen(self):
         """Meanwhile the program is stopped, so that what is done to it has all happened when it goes on."""
         self.signal_group(signal.SIGSTOP)
         try:
-            wait_until(lambda: not self._sum(moving))
+            wait_until(lambda: not self.moving())
             yield
         finally:
             self.signal_group(signal.SIGCONT)

@@ -630,7 +630,8 @@ def check_console(child):
     child.expect_exact(b">>> ")
     child.sendline(b"print(6 * 7)")
     child.expect_exact(b"42\r\n>>> ")
-    child.sendline(b"import time; print('begun'); time.sleep(60)")
+    # A signal that comes just before a sleep waits for its end: so it is many short ones.
+    child.sendline(b"import time; print('begun'); [time.sleep(0.1) for _ in range(600)]")
     child.expect_exact(b"begun\r\n")
     child.sendintr()
     child.expect_exact(b"KeyboardInterrupt")

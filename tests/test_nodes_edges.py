@@ -187,13 +187,15 @@ class Between:
     def carry(self, source, target):
         with contextlib.suppress(ConnectionResetError):  # the node is killed
             while data := source.recv(1 << 16):
+                victim = self.victim if b"HPUB " + self.last in data else None
+                if victim:  # before it goes on: otherwise the answer could come first
+                    victim.signal(self.number)
+                    wait_until(lambda victim=victim: not victim.moving())
+                    self.victim = None
                 with contextlib.suppress(OSError):
                     target.sendall(data)
-                if self.victim and b"HPUB " + self.last in data:
-                    self.victim.signal(self.number)
-                    if self.number == signal.SIGKILL:
-                        return
-                    self.victim = None
+                if victim and self.number == signal.SIGKILL:
+                    return
 
 
 DEATHS = {  # after which message a node dies: what somebody wants of it then, and what the two rooms hear of that
