@@ -343,7 +343,7 @@ class Console:
         """It answers, on both outputs, and Ctrl-C is its own again."""
         self.type("import sys; print('an' + 'swer'); print('er' + 'ror', file=sys.stderr)")
         self.child.expect("answer[^e]*error")
-        self.type("import time; print('sleep' + 'ing'); time.sleep(30)")
+        self.type("import time; print('sleep' + 'ing'); [time.sleep(0.1) for _ in range(300)]")
         self.child.expect("sleeping")
         self.child.sendintr()
         self.child.expect("KeyboardInterrupt")
