@@ -13,7 +13,7 @@ import sys
 import tokenize
 
 import pytest
-from harness import converse, wait_until
+from harness import converse, search_connections, wait_until
 from promises import PROMISES, ROOT, Model
 from sketches import BREAKS, exempt, filled
 
@@ -79,9 +79,16 @@ def test_it_runs_on_the_standard_library_alone(folder, run, scratch):
 @pytest.fixture
 def start_sketch(serve):
     """Start a folder's sketch: `start_sketch("poll_based")` gives a harness.Room."""
-    return lambda folder: serve(
-        Model(folder, (sys.executable, str(ROOT / folder / "sketch.py"), "{port}"), foreign=True)
-    )
+
+    def start(folder):
+        words = (sys.executable, str(ROOT / folder / "sketch.py"), "{port}")
+        server = serve(Model(folder, words, foreign=True))
+        # Whoever asked whether it listens has gone again. A sketch that has not seen that yet sends to it, and dies.
+        gone = re.compile(rf"^ *\d+: \w+:{server.port:04X} \w+:\w+ 08 ", re.MULTILINE)  # 08 is CLOSE_WAIT
+        wait_until(lambda: not search_connections(gone), within=10)
+        return server
+
+    return start
 
 
 @pytest.fixture
