@@ -102,7 +102,7 @@ class ChatServer:
                 sock, address = self.listener.accept()
                 client = Client(sock, address)
             except (OSError, MemoryError):  # it is gone again, or something is lacking, in spite of what is kept back
-                sock = None  # this closes it, if there is one
+                sock = None  # or this name would keep it open while the loop waits for the next one
                 time.sleep(0.01)  # the loop must not spin
                 continue
             try:
