@@ -45,6 +45,8 @@ class Chat:
     options = ((socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE))
 
     def __init__(self, port):
+        self.stopping = False
+        self.signals()  # before it listens: whoever sees that it does may send one at once
         self.listener = self.listen(port)
         self.listener.setblocking(False)
         self.selector = selectors.DefaultSelector()
@@ -54,7 +56,6 @@ class Chat:
         self.wake = wake
         signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self.clients = {}
-        self.stopping = False
         self.listening = False
 
     def listen(self, port):
@@ -70,7 +71,6 @@ class Chat:
             signal.signal(number, self.stop)
 
     def run(self):
-        self.signals()
         self.welcome_newcomers(True)
         self.selector.register(self.wakeup, selectors.EVENT_READ)
         self.note(f"listening on 127.0.0.1:{self.listener.getsockname()[1]}")
