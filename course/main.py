@@ -29,6 +29,7 @@ def arguments(given):
     parser.add_argument("command", nargs="?", help="your program; its last argument, or {port}, is the port")
     parser.add_argument("--stage", help="test this stage alone: a number or a name")
     parser.add_argument("--from", dest="start", metavar="STAGE", help="begin with this stage")
+    parser.add_argument("--to", metavar="STAGE", help="end with this stage")
     parser.add_argument("--all", action="store_true", help="go on in a stage after its first failure")
     parser.add_argument("--list", action="store_true", help="list the stages and their checks, and test nothing")
     parser.add_argument("--like", default="", choices=LIKE, metavar="MODEL", help="expect no more than of this model")
@@ -39,7 +40,7 @@ def arguments(given):
     args = parser.parse_args(given)
     if not args.command and not args.list:
         parser.error("say which program: python check.py ./my_server")
-    for option in ("stage", "start"):
+    for option in ("stage", "start", "to"):
         text = getattr(args, option)
         if text is not None:
             numbers = {str(number): number for number in range(1, len(STAGES) + 1)}
@@ -47,6 +48,8 @@ def arguments(given):
             if text not in numbers:
                 parser.error(f"no stage is called {text}: they are 1 to {len(STAGES)}, or {', '.join(names())}")
             setattr(args, option, numbers[text])
+    if args.start and args.to and args.start > args.to:
+        parser.error("--from names a stage that comes after that of --to")
     return args
 
 
@@ -220,8 +223,8 @@ def main(given=None):
     numbers = None
     if args.stage:
         numbers, only = [args.stage], None
-    elif args.start:
-        numbers, only = list(range(args.start, len(STAGES) + 1)), None
+    elif args.start or args.to:
+        numbers, only = list(range(args.start or 1, (args.to or len(STAGES)) + 1)), None
     if exercise and only:
         print(f"This is the exercise {exercise['name']!r}; it is held to: {', '.join(only)}.")
     limits = Limits(memory=args.memory << 20, processes=args.processes)

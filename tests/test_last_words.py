@@ -224,6 +224,8 @@ class Chatter(threading.Thread):
 @pytest.mark.promise("leaving", needs="broadcast")
 def test_a_visitor_says_bye_while_all_chat(server):
     """Four hundred times, one after the other: each is heard."""
+    # Node's streams give up a socket as soon as a write to it fails, and nothing can be done about it: a few are lost.
+    allowed = 100 if server.model.foreign else 0
     listener, *others = server.join(4)
     chatters = [Chatter(peer) for peer in others]
     try:
@@ -237,16 +239,16 @@ def test_a_visitor_says_bye_while_all_chat(server):
             visitor.close()
             missing.add(visitor.line("bye"))
             listener._receive(0)
-        end = time.monotonic() + 20
-        while missing and time.monotonic() < end:
+        last, end = time.monotonic(), time.monotonic() + 20
+        while missing and time.monotonic() < (end if len(missing) > allowed else min(end, last + 2)):
             listener._receive(time.monotonic() + 0.1)
             *lines, _ = listener.unread.split(b"\n")
-            missing -= {bytes(line) + b"\n" for line in lines if line.endswith(b" says: bye")}
+            heard = missing & {bytes(line) + b"\n" for line in lines if line.endswith(b" says: bye")}
+            missing -= heard
+            last = time.monotonic() if heard else last
     finally:
         for chatter in chatters:
             chatter.stop()
-    # Node's streams give up a socket as soon as a write to it fails, and nothing can be done about it: a few are lost.
-    allowed = 100 if server.model.foreign else 0
     assert len(missing) <= allowed, f"of 400 byes {len(missing)} were not heard"
 
 

@@ -146,8 +146,10 @@ def test_epoll_elsewhere(run):
 
 @pytest.mark.promise("start")
 @pytest.mark.ours("its usage")
-def test_a_bad_port(command, run):
-    attempts = {port: run([*command, "--", port], cwd=ROOT) for port in BAD_PORTS}
+def test_a_bad_port(model, command, run):
+    """(The growing road has its arguments from asyncio's, which is held to all of them; each start takes its time.)"""
+    ports = BAD_PORTS[::3] if model.door else BAD_PORTS
+    attempts = {port: run([*command, "--", port], cwd=ROOT) for port in ports}
     attempts["two ports"] = run([*command, "5000", "5001"], cwd=ROOT)
     for port, process in attempts.items():
         assert process.wait() == 2, f"{port!r}: {process.log}"
