@@ -107,9 +107,11 @@ def test_many_come_and_go(server):
 # Newcomers
 
 
-def rests(server, *peers):
-    """Whether what these have said is in the parent's hands: nobody has anything to do."""
-    processes = [psutil.Process(server.pid), *(child_of(server, peer) for peer in peers)]
+def rest(*processes):
+    """Whether what was said is in the parent's hands: nobody has anything to do.
+
+    (Who they are is found out before: that takes time, and who hangs for five seconds is ended.)
+    """
     return all(process.status() == psutil.STATUS_SLEEPING for process in processes)
 
 
@@ -118,14 +120,14 @@ def rests(server, *peers):
 def test_a_newcomer_hears_nothing_that_was_said_before_it_came(server, count):
     """Also when that could not be told yet, since a child is slow to take what was said before it."""
     alice, bob, carol = server.join(3)
-    slow = child_of(server, carol)
+    slow, *others = child_of(server, carol), child_of(server, alice), child_of(server, bob), psutil.Process(server.pid)
     slow.suspend()
     try:
         alice.send(b"one\n")
         bob.expect_line(alice, "one")
         for speaker in (alice, bob):
             speaker.send(b"too early\n" * count)
-        assert wait_until(lambda: alice.taken() and bob.taken() and rests(server, alice, bob))
+        assert wait_until(lambda: alice.taken() and bob.taken() and rest(*others))
         dave = server.connect()
         server.await_log(rf"{re.escape(dave.name)} joined, 4 online$")
         for speaker in (alice, bob):
@@ -147,7 +149,7 @@ def test_a_newcomer_hears_nothing_that_was_said_before_it_came(server, count):
 def test_newcomers_one_after_the_other_while_a_child_is_slow(server):
     """Each hears what was said since it came, and nothing that was said earlier."""
     alice, bob, carol = server.join(3)
-    slow = child_of(server, carol)
+    slow, child, parent = child_of(server, carol), child_of(server, bob), psutil.Process(server.pid)
     slow.suspend()
     try:
         alice.send(b"one\n")
@@ -156,10 +158,11 @@ def test_newcomers_one_after_the_other_while_a_child_is_slow(server):
         for number in range(2):  # all of it before the slow one is taken for one that hangs
             speaker = speakers[-1]  # another each time: a second line of one who is not answered yet is not read
             speaker.send(f"before {number}\n".encode())
-            assert wait_until(lambda speaker=speaker: speaker.taken() and rests(server, speaker))
+            assert wait_until(lambda speaker=speaker, child=child: speaker.taken() and rest(child, parent))
             newcomers.append(server.connect())
             speakers.append(newcomers[-1])
             server.await_log(rf"{re.escape(newcomers[-1].name)} joined, {4 + number} online$")
+            child = child_of(server, newcomers[-1])
     finally:
         slow.resume()
     carol.send(b"the end\n")
