@@ -48,8 +48,10 @@ def arguments(given):
             if text not in numbers:
                 parser.error(f"no stage is called {text}: they are 1 to {len(STAGES)}, or {', '.join(names())}")
             setattr(args, option, numbers[text])
+    if args.stage and (args.start or args.to):
+        parser.error("--stage tests one stage alone, and goes with neither --from nor --to")
     if args.start and args.to and args.start > args.to:
-        parser.error("--from names a stage that comes after that of --to")
+        parser.error("the stage of --from comes after that of --to")
     return args
 
 

@@ -82,7 +82,6 @@ def pytest_configure(config):
         "promise(name, instead='', needs=''): the promise that it holds, for the models that keep it, or that do "
         "something else instead; and that keep another promise, without which it cannot be tested",
     )
-    config.addinivalue_line("markers", "extra: needs what the extra `bench` brings, or differs with it")
     config.addinivalue_line("markers", "plain(reason): not for a model that speaks TLS")
     config.addinivalue_line("markers", "long: it takes up to a minute, and so comes first")
     config.addinivalue_line("markers", "ours(reason): needs the log format or arguments of our own servers")

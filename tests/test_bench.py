@@ -273,7 +273,6 @@ def small_run(scratch_root):
     return where, done.stdout
 
 
-@pytest.mark.extra
 def test_run_says_what_it_will_do_and_what_was_wrong(small_run):
     where, out = small_run
     assert "4 scenarios, 2 rounds: 24 times 0.2 s" in out
@@ -289,7 +288,6 @@ def test_run_says_what_it_will_do_and_what_was_wrong(small_run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.extra
 def test_ended_halfway_it_leaves_no_process_behind(scratch, needs_extra, number):
     (scratch / "faulty.py").write_text(FAULTY)
     command = [
@@ -322,7 +320,6 @@ def test_ended_halfway_it_leaves_no_process_behind(scratch, needs_extra, number)
     assert not [pid for pid in family if ServerMeter(pid).alive()]
 
 
-@pytest.mark.extra
 def test_plots_same_input_same_bytes(small_run):
     import plot
 
@@ -341,7 +338,6 @@ def test_plots_same_input_same_bytes(small_run):
         assert b"\xc2\xb5s" in content or b"lines delivered" in content  # units
 
 
-@pytest.mark.extra
 def test_figures_are_filled_in_and_checked(small_run, scratch):
     import readmes
 
@@ -433,7 +429,6 @@ def test_the_figures_of_the_growing_road_are_those_of_its_result():
 
 
 @pytest.mark.parametrize("module", ["rich", "matplotlib"])
-@pytest.mark.extra
 def test_what_is_missing_is_named(bench, scratch, module):
     """Also what is needed for the plots alone, and before anything is measured."""
     for name in ("rich", "matplotlib"):
@@ -481,7 +476,6 @@ def measurements(path):
     [{"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii:strict"}, PLAIN_LOCALE],
     ids=["latin-1", "ascii", "locale"],
 )
-@pytest.mark.extra
 def test_what_cannot_be_encoded_is_shown_more_plainly(bench, scratch, needs_extra, environment):
     done = bench("run.py", *SHORT, **environment)
     assert done.returncode == 0, done.stderr
@@ -491,7 +485,6 @@ def test_what_cannot_be_encoded_is_shown_more_plainly(bench, scratch, needs_extr
 
 
 @pytest.mark.parametrize("how", ["cut", "full", "closed"])
-@pytest.mark.extra
 def test_without_standard_output_the_result_is_saved(bench, scratch, needs_extra, how):
     if how == "cut":
         reading, writing = os.pipe()
@@ -511,7 +504,6 @@ def test_without_standard_output_the_result_is_saved(bench, scratch, needs_extra
     assert str(scratch / "result.json") in done.stderr
 
 
-@pytest.mark.extra
 def test_cut_while_it_measures(scratch, needs_extra):
     """As `| head -6` does it."""
     command = [sys.executable, str(BENCH / "run.py"), *SHORT[:-4], "--rounds", "3", "--output", "result.json"]
@@ -530,7 +522,6 @@ def test_cut_while_it_measures(scratch, needs_extra):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-@pytest.mark.extra
 def test_whatever_ends_it_leaves_what_was_measured(scratch, needs_extra, name, reaper):
     """The result is saved as it comes; a kill -9 alone leaves no time to say where."""
     number = signal.Signals[name]
@@ -583,7 +574,6 @@ def test_a_round_that_was_interrupted_is_kept_and_not_counted():
     assert report.summarise(result)["few"]["mine"].figures["lines_per_second"].median == 50
 
 
-@pytest.mark.extra
 def test_a_place_where_nothing_can_be_saved_is_found_out_before(bench, scratch, needs_extra):
     (scratch / "file").write_text("")
     os.mkfifo(scratch / "fifo")
@@ -596,7 +586,6 @@ def test_a_place_where_nothing_can_be_saved_is_found_out_before(bench, scratch, 
     assert (scratch / "fifo").is_fifo()
 
 
-@pytest.mark.extra
 def test_a_folder_is_made_and_a_link_stays_a_link(bench, scratch, needs_extra):
     (scratch / "link.json").symlink_to("new/folder/result.json")
     done = bench("run.py", *SHORT[:-1], "link.json")
@@ -605,7 +594,6 @@ def test_a_folder_is_made_and_a_link_stays_a_link(bench, scratch, needs_extra):
     assert len(measurements(scratch / "new" / "folder" / "result.json")) == 1
 
 
-@pytest.mark.extra
 def test_a_disk_that_fills_up_ends_the_run_with_what_was_saved(bench, scratch, needs_extra):
     import compiled
 
@@ -680,7 +668,6 @@ WRONG = [
 
 
 @pytest.mark.parametrize("words", WRONG)
-@pytest.mark.extra
 def test_arguments_that_make_no_sense(bench, words, request):
     if words.startswith("run.py"):
         request.getfixturevalue("needs_extra")
@@ -722,7 +709,6 @@ def test_a_server_that_ends_without_a_word(running, how, why):
         ("sys.exit(4)", "status 4"),
     ],
 )
-@pytest.mark.extra
 def test_a_load_that_ends_without_a_result(monkeypatch, scratch, needs_extra, load_does, why):
     import run
     import scenarios
@@ -737,7 +723,6 @@ def test_a_load_that_ends_without_a_result(monkeypatch, scratch, needs_extra, lo
     assert why in result["error"]
 
 
-@pytest.mark.extra
 def test_a_server_that_dies_or_cannot_be_started_is_a_result(bench, scratch, needs_extra):
     (scratch / "faulty.py").write_text(FAULTY)
     (scratch / "no_program").write_text("neither a script nor a program")
@@ -757,7 +742,6 @@ def test_a_server_that_dies_or_cannot_be_started_is_a_result(bench, scratch, nee
     assert "[/x]" in done.stdout
 
 
-@pytest.mark.extra
 def test_a_compiler_that_cannot_compile_is_one_line(bench, scratch, needs_extra):
     cc = scratch / "cc"
     for does, why in (("echo hot.c:7: error: no >&2; exit 1", "error: no"), ("kill -ILL $$", "SIGILL")):

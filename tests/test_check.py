@@ -208,14 +208,17 @@ def test_each_wrong_server_is_listed():
     assert {path.stem for path in (BED / "wrong").glob("*.py")} == known
 
 
-def some(names):
-    """How far a wrong server is examined. The last two stages take as much of the processor as all the others: those
-    with a mistake there go through them, and of the rest every fourth, for nothing more may be broken."""
+def how_far(names):
+    """For each wrong server the options that say where check.py ends.
+
+    The last two stages take as much of the processor as all the others. Servers with a mistake there go through them,
+    and every fourth of the rest does: nothing more may be broken.
+    """
     all_of_it = {*list(names)[::4], *(name for name, (stage, *_) in names.items() if stage in ("slow", "fairness"))}
     return {name: [] if name in all_of_it else ["--to", "log"] for name in names}
 
 
-@pytest.mark.parametrize("name, to", some(OF_THE_SUITE).items(), ids=OF_THE_SUITE)
+@pytest.mark.parametrize("name, to", how_far(OF_THE_SUITE).items(), ids=OF_THE_SUITE)
 def test_the_mistake_of_a_wrong_server_of_the_suite_is_named(examine, name, to):
     check_named(*examine(f"{PYTHON} {SUITES / name}.py", *to, "--time", "300"), *OF_THE_SUITE[name])
 
@@ -228,7 +231,7 @@ def test_the_mistake_of_a_wrong_server_is_named(examine, name):
     assert options or report["seconds"] < 180  # with this one the suite failed for ten minutes
 
 
-@pytest.mark.parametrize("name, to", some(OF_OTHER_LANGUAGES).items(), ids=OF_OTHER_LANGUAGES)
+@pytest.mark.parametrize("name, to", how_far(OF_OTHER_LANGUAGES).items(), ids=OF_OTHER_LANGUAGES)
 def test_the_mistake_in_another_language_is_named(examine, scratch, name, to):
     check_named(*examine(built_wrong(name, scratch), *to, "--time", "300"), *OF_OTHER_LANGUAGES[name])
 
@@ -404,7 +407,7 @@ def test_the_list_has_all_stages(run):
     assert len(re.findall(r"^ +\d+ \w", process.log, re.MULTILINE)) == 11
 
 
-USAGE = ["", "--stage 12 x", "--like x x", "--memory 0 x", "--to 12 x", "--from 3 --to 2 x"]
+USAGE = ["", "--stage 12 x", "--like x x", "--memory 0 x", "--to 12 x", "--from 3 --to 2 x", "--stage 3 --to 2 x"]
 
 
 @pytest.mark.parametrize("options", [words.split() for words in USAGE], ids=USAGE)

@@ -240,6 +240,7 @@ def test_a_visitor_says_bye_while_all_chat(server):
             missing.add(visitor.line("bye"))
             listener._receive(0)
         last, end = time.monotonic(), time.monotonic() + 20
+        # What may be missing is not awaited for long: two seconds after the last bye that was heard.
         while missing and time.monotonic() < (end if len(missing) > allowed else min(end, last + 2)):
             listener._receive(time.monotonic() + 0.1)
             *lines, _ = listener.unread.split(b"\n")

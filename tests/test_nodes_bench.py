@@ -54,5 +54,5 @@ def test_it_measures(bench):
     for figures in many, one:
         assert figures["lines a second"] > 1
         assert 0 < figures["ms for a line"] <= figures["99 of 100 within ms"]
-    assert many["µs of all nodes"] > 0 and one["µs of all nodes"] >= 0  # the system counts in hundredths of a second
+    assert many["µs of all nodes"] > 0  # one alone may need less than the hundredth of a second that the system counts
     assert many["µs of NATS"] > 0 and not one["µs of NATS"]
