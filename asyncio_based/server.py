@@ -347,6 +347,7 @@ def main():
             os.close(number)
             family, address = look_up(args.host, args.port)
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before stop() is there has to wait
             listen(listener, address)
             # A signal's handler does not end a wait (PEP 475). The byte that Python writes to the waker does.
             wakeup, waker = map(stack.enter_context, socket.socketpair())
@@ -360,6 +361,7 @@ def main():
         wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         runner.run(server.run())
         signal.set_wakeup_fd(wakeup_fd)
         if not console:

@@ -32,6 +32,7 @@ class ChatServer:
     def run(self):
         """Serve until stop() is called."""
         try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # from here on stop() may raise
             logging.info("listening on %s", name_of(self.listener.getsockname()))
             while True:
                 # Wait for somebody to come, then for what it says, until it has left.
@@ -206,6 +207,7 @@ def main():
             os.close(number)
             family, address = look_up(args.host, args.port)
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before stop() is there has to wait
             listen(listener, address)
             server = ChatServer(listener)
         except (OSError, UnicodeError) as error:

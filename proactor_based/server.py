@@ -319,6 +319,7 @@ def main():
                 sys.exit(f"{parser.prog}: cannot wait with {args.backend}: {error}")
             family, address = look_up(args.host, args.port)
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before stop() is there has to wait
             listen(listener, address)
             server = ChatServer(listener, proactor)
         except (OSError, UnicodeError) as error:
@@ -326,6 +327,7 @@ def main():
         wakeup_fd = signal.set_wakeup_fd(proactor.waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         server.run()
         signal.set_wakeup_fd(wakeup_fd)
         if not console:

@@ -209,6 +209,31 @@ def test_right_after_it_listens(start, number):
         stop(start(), number)
 
 
+# A client can connect as soon as listen(2) has returned, and whoever sees that may send a signal.
+JUST_LISTENING = """
+import os, runpy, socket, sys
+
+number, listen = int(sys.argv.pop(1)), socket.socket.listen
+socket.socket.listen = lambda *words: (listen(*words), os.kill(os.getpid(), number))
+sys.argv[:1] = []
+sys.path[0] = sys.argv[0].rpartition("/")[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+sys.stderr = None
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.promise("stopping")
+@pytest.mark.ours("made to signal itself")
+def test_before_it_says_that_it_listens(model, serve, number):
+    if not model.command[1].endswith("server.py"):
+        pytest.skip("its listen() is not within reach")
+    python, *rest = model.command
+    command = python, "-c", JUST_LISTENING, str(int(number)), *rest
+    server = serve(dataclasses.replace(model, command=command), announce=False)
+    check_stopped(server, time.monotonic())
+
+
 # Each wait begins with a signal that comes too late for Python, which calls handlers between two lines, and yet before
 # the system waits. No line of Python is between the two: map() and call() are in C, and so is raise().
 JUST_BEFORE = """

@@ -829,6 +829,7 @@ def main():
         try:  # not before: who could connect would have to wait
             family, address = look_up(args.host, args.port)
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before stop() is there has to wait
             listen(listener, address)
             server = ChatServer(listener, runner.get_loop(), args, shared)
         except (OSError, UnicodeError) as error:
@@ -836,6 +837,7 @@ def main():
         wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         runner.run(server.run())
         signal.set_wakeup_fd(wakeup_fd)
         if not console:

@@ -855,6 +855,7 @@ def main():
                 why = "others could read along: it needs --cert cert.pem --key key.pem"
                 parser.exit(2, f"{parser.prog}: cannot listen on {args.host} in plain text, {why}; {MAKE_ONE}\n")
             listener = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes before stop() is there has to wait
             listen(listener, address)
             args.port = args.web
             web = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))
@@ -879,6 +880,7 @@ def main():
         wakeup_fd = signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         for number in SIGNALS:
             signal.signal(number, server.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         signal.signal(signal.SIGHUP, server.reload)
         runner.run(server.run())
         signal.set_wakeup_fd(wakeup_fd)
